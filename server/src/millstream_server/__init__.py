@@ -1,0 +1,1 @@
+"""Millstream's server: the node, the doors and the adapters; see `core` for the words and rules."""

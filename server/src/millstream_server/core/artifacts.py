@@ -1,0 +1,32 @@
+"""The ports of model files: where they are kept, and who vouches for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+
+class Artifacts(Protocol):
+    """Flat files of model versions. A location is a relative path that never changes its contents once sealed."""
+
+    def stage(self, key: str, run: str, attempt: int) -> Path:
+        """Make and return the empty folder into which an attempt of a run writes the files of a model (`key` is tenant.model)."""
+
+    def seal(self, staged: Path) -> str:
+        """Make a staged folder durable (fsync of files and folder) and read-only, and return its location."""
+
+    def fetch(self, location: str) -> Path:
+        """Return a local folder with the files of a location; the caller verifies them before anything parses them."""
+
+    def discard(self, staged: Path) -> None:
+        """Remove a staged folder that came to nothing; one that is gone is no error."""
+
+
+class Signer(Protocol):
+    """Ed25519 over bytes, by a key that nodes sharing artifacts share."""
+
+    def sign(self, data: bytes) -> tuple[str, str]:
+        """Return the base64 signature and the id of the key."""
+
+    def verify(self, data: bytes, signature: str, key_id: str) -> bool:
+        """True only for a signature by a known key over exactly these bytes."""

@@ -1,0 +1,94 @@
+"""Models: versions, the shared state of one `tenant.model`, and the rules of its changes.
+
+The store's row holds a `ModelState` and is the truth; `ModelCacheEvent` (compacted, key = tenant.model) carries it.
+A version is served by the release that trained it. Lower revisions are ignored by whoever follows the topic.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from millstream_server.core.names import model_key
+
+
+class FileEntry(msgspec.Struct, frozen=True):
+    """One flat file of an artifact: name without folders, size in bytes, SHA-256 in hex."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class ArtifactManifest(msgspec.Struct, frozen=True):
+    """What is signed: whose model this is, who made it from what, and every file. `signed` bytes are its canonical JSON."""
+
+    tenant: str
+    model: str
+    version: int
+    run: str
+    attempt: int
+    package: str
+    release: str
+    build_id: str
+    created_ms: int
+    files: tuple[FileEntry, ...]
+
+
+class SignedArtifact(msgspec.Struct, frozen=True):
+    """`manifest` is the exact JSON text that was signed (Ed25519, base64 signature), `key_id` the hex digest of the public key."""
+
+    manifest: str
+    signature: str
+    key_id: str
+
+
+class ModelVersion(msgspec.Struct, frozen=True):
+    """One version: where it comes from, and its signed artifact at `location` (a path under the artifacts' root)."""
+
+    version: int
+    package: str
+    release: str
+    build_id: str
+    run: str
+    attempt: int
+    location: str
+    artifact: SignedArtifact
+    created_ms: int
+    metrics: dict[str, float] = {}
+    params_json: str = "{}"
+    size_bytes: int = 0
+
+
+class ModelState(msgspec.Struct, frozen=True):
+    """All that nodes know of one tenant's model; `versions` oldest first; `champion` 0 means none yet."""
+
+    tenant: str
+    model: str
+    revision: int = 0
+    champion: int = 0
+    previous: int = 0
+    versions: tuple[ModelVersion, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return model_key(self.tenant, self.model)
+
+    def find(self, version: int) -> ModelVersion | None:
+        return next((v for v in self.versions if v.version == version), None)
+
+    @property
+    def next_version(self) -> int:
+        return max((v.version for v in self.versions), default=0) + 1
+
+
+def add_version(state: ModelState, version: ModelVersion) -> ModelState:
+    """Add a trained version and make it champion; the champion before it becomes the previous one."""
+    return ModelState(
+        state.tenant, state.model, state.revision + 1, version.version, state.champion, (*state.versions, version)
+    )
+
+
+encode_model = msgspec.json.Encoder().encode
+decode_model = msgspec.json.Decoder(ModelState).decode
+encode_artifact_manifest = msgspec.json.Encoder(order="deterministic").encode
+decode_artifact_manifest = msgspec.json.Decoder(ArtifactManifest).decode

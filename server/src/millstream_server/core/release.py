@@ -1,0 +1,148 @@
+"""Releases of a package: the manifest, the state that all nodes share, and the rules of its changes.
+
+The store's row holds a `PackageState` and is the truth; `ml.release` (compacted, key = package) carries the same state.
+Every change is a pure function from state to state with the revision one higher; the store writes it by compare-and-set.
+
+    PUBLISHED -> DEPLOYING -> CURRENT -> KEPT -> RETIRED
+                     └-> PUBLISHED again, with the reason, when it did not become ready
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from millstream_server.core.errors import Invalid
+
+ReleaseStatus = Literal["DEPLOYING", "CURRENT", "KEPT", "FAILED", "RETIRED"]
+EnvironmentStatus = Literal["INSTALLING", "READY", "ASLEEP", "DRAINING", "GONE", "BROKEN"]
+Kind = Literal["training", "inference"]
+Shape = Literal["row", "list", "columns"]
+
+
+class PipelineSpec(msgspec.Struct, frozen=True):
+    """One pipeline of a release, as `millstream build` read it from the author's type hints; schemas are JSON Schema objects."""
+
+    name: str
+    kind: Kind
+    module: str
+    function: str
+    model: str = ""
+    shape: Shape = "row"
+    rows_parameter: str = ""
+    rows_independent: bool = False
+    timeout_s: float | None = None
+    parameters: dict[str, object] = {}
+    returns: dict[str, object] = {}
+    doc: str = ""
+    steps: tuple[str, ...] = ()
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """`manifest.json` of a wheel: what the release is, without importing its code. `python` is a minor, such as 3.11."""
+
+    format: int
+    package: str
+    version: str
+    build_id: str
+    python: str
+    requires_python: str
+    sdk: str
+    wire: str
+    modules: tuple[str, ...]
+    code_sha256: str
+    lock_sha256: str
+    pipelines: tuple[PipelineSpec, ...]
+
+
+class Release(msgspec.Struct, frozen=True):
+    """One deployed version: its manifest, its wheel in the index by name and hash, its status and why."""
+
+    manifest: Manifest
+    wheel: str
+    wheel_sha256: str
+    status: ReleaseStatus
+    reason: str = ""
+    deployed_ms: int = 0
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version
+
+    @property
+    def build_id(self) -> str:
+        return self.manifest.build_id
+
+    @property
+    def label(self) -> str:
+        """package==version, as results and commands spell it."""
+        return f"{self.manifest.package}=={self.manifest.version}"
+
+
+class PackageState(msgspec.Struct, frozen=True):
+    """All that nodes know of one package. `releases` in order of deployment, newest last."""
+
+    package: str
+    revision: int = 0
+    releases: tuple[Release, ...] = ()
+
+    def find(self, version: str) -> Release | None:
+        return next((r for r in self.releases if r.version == version), None)
+
+    def by_build(self, build_id: str) -> Release | None:
+        return next((r for r in self.releases if r.build_id == build_id), None)
+
+    @property
+    def current(self) -> Release | None:
+        return next((r for r in self.releases if r.status == "CURRENT"), None)
+
+    @property
+    def deploying(self) -> Release | None:
+        return next((r for r in self.releases if r.status == "DEPLOYING"), None)
+
+
+def begin_deploy(state: PackageState, release: Release) -> PackageState:
+    """Take up a release as DEPLOYING, in the place of an older deployment of the same version that did not end well.
+
+    Raises:
+        Invalid: another deployment of the package is under way, or the version is current already.
+    """
+    under_way = state.deploying
+    if under_way is not None and under_way.build_id != release.build_id:
+        raise Invalid("deploy_failed", f"{under_way.label} is being deployed", mend=f"wait for it: millstream releases show {state.package}")
+    kept = tuple(r for r in state.releases if r.build_id != release.build_id)
+    same = state.find(release.version)
+    if same is not None and same.build_id != release.build_id and same.status in ("CURRENT", "KEPT"):
+        raise Invalid("already_published", f"{same.label} is deployed as build {same.build_id}, this one is {release.build_id}")
+    return _next(state, (*kept, msgspec.structs.replace(release, status="DEPLOYING", reason="")))
+
+
+def promote(state: PackageState) -> PackageState:
+    """Make the deploying release current; the one before it is kept, because it is the previous one."""
+    releases = []
+    for release in state.releases:
+        if release.status == "DEPLOYING":
+            releases.append(msgspec.structs.replace(release, status="CURRENT", reason=""))
+        elif release.status == "CURRENT":
+            releases.append(msgspec.structs.replace(release, status="KEPT", reason="previous"))
+        else:
+            releases.append(release)
+    return _next(state, tuple(releases))
+
+
+def fail_deploy(state: PackageState, reason: str) -> PackageState:
+    """Give up the deployment with its reason; what was current stays current."""
+    return _next(
+        state,
+        tuple(msgspec.structs.replace(r, status="FAILED", reason=reason) if r.status == "DEPLOYING" else r for r in state.releases),
+    )
+
+
+def _next(state: PackageState, releases: tuple[Release, ...]) -> PackageState:
+    return PackageState(state.package, state.revision + 1, releases)
+
+
+encode_package = msgspec.json.Encoder().encode
+decode_package = msgspec.json.Decoder(PackageState).decode
+decode_manifest = msgspec.json.Decoder(Manifest).decode

@@ -1,0 +1,106 @@
+"""A request as it comes from a record: the one strict decoder, and what may be said when it refuses.
+
+Source: DESIGN §4.1. Plain JSON `{"id", "pipeline", "tenant"?, "params"?, "reply_to"?, "timeout_s"?, "idempotency_key"?}`;
+`params` stay undecoded bytes until the worker.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from millstream_server.core.log import Record
+from millstream_server.core.names import DEFAULT_TENANT, MAX_ID_CHARS, is_name
+
+_NO_PARAMS = msgspec.Raw(b"{}")
+_PATH = re.compile(r" - at `(\$[^`]*)`\Z")
+
+
+class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """The caller's JSON object, its parameters still bytes."""
+
+    id: str
+    pipeline: str
+    tenant: str = DEFAULT_TENANT
+    params: msgspec.Raw = _NO_PARAMS
+    reply_to: str = ""
+    timeout_s: float = 0.0
+    idempotency_key: str = ""
+
+
+class _OnlyId(msgspec.Struct, frozen=True):
+    id: str
+
+
+class Origin(msgspec.Struct, frozen=True, gc=False):
+    """The input record that a result answers, whatever topics it travelled through since."""
+
+    topic: str
+    partition: int
+    offset: int
+    append_ms: int
+    key: bytes | None
+
+
+class BadRequest(Exception):
+    """The record is no request. `id` is the caller's where it can be read; without one there is only a dead letter."""
+
+    def __init__(self, message: str, *, id: str = "", path: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.id = id
+        self.path = path
+
+
+_decode_envelope = msgspec.json.Decoder(Envelope).decode
+_decode_id = msgspec.json.Decoder(_OnlyId).decode
+
+
+def decode_request(value: bytes | None) -> Envelope:
+    """Decode the value of one input record.
+
+    Raises:
+        BadRequest: with the id where it could be read (then the caller is answered), else without (then it is a dead letter).
+    """
+    if value is None:
+        raise BadRequest("the record is a tombstone, it has no value")
+    try:
+        envelope = _decode_envelope(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        message, path = split_path(str(error))
+        raise BadRequest(message, id=_readable_id(value), path=path) from None
+    _check(envelope)
+    return envelope
+
+
+def split_path(message: str) -> tuple[str, str]:
+    """Part msgspec's message into what is wrong and the JSON path (`$.params.x`; `$` where it names none)."""
+    found = _PATH.search(message)
+    return (message[: found.start()], found.group(1)) if found else (message, "$")
+
+
+def _readable_id(value: bytes) -> str:
+    try:
+        found = _decode_id(value).id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return found if 0 < len(found) <= MAX_ID_CHARS else ""
+
+
+def _check(envelope: Envelope) -> None:
+    if not 0 < len(envelope.id) <= MAX_ID_CHARS:
+        raise BadRequest(f"an id has 1 to {MAX_ID_CHARS} characters, this one has {len(envelope.id)}", path="$.id")
+    if not is_name(envelope.tenant):
+        raise BadRequest(f"{envelope.tenant[:80]!r} is no tenant name: letters, digits, - and _, 1 to 64", id=envelope.id, path="$.tenant")
+    if not envelope.pipeline or len(envelope.pipeline) > 200:
+        raise BadRequest("pipeline is a name of 1 to 200 characters", id=envelope.id, path="$.pipeline")
+    if not 0 <= envelope.timeout_s < 1e9:
+        raise BadRequest(f"timeout_s is a number of seconds above 0, this is {envelope.timeout_s}", id=envelope.id, path="$.timeout_s")
+    if len(envelope.idempotency_key) > MAX_ID_CHARS:
+        raise BadRequest(f"an idempotency_key has at most {MAX_ID_CHARS} characters", id=envelope.id, path="$.idempotency_key")
+
+
+def origin_of(record: Record) -> Origin:
+    """The coordinates of a record read straight from the input topic; retried ones carry theirs in headers (`core.retry`)."""
+    return Origin(record.topic, record.partition, record.offset, record.append_ms, record.key)

@@ -1,0 +1,147 @@
+"""The port of the store: the truth about releases, models, runs and who holds which lease.
+
+Adapters: SQLite embedded, PostgreSQL at scale, both through SQLAlchemy Core. Every method is one transaction, may be called
+from any thread, and is handed the time (`now_ms`, Unix milliseconds). Changes of shared state are compare-and-set on the
+revision, and write the outbox rows that publish them in the same transaction, numbered in commit order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from millstream_server.core.log import Outgoing
+from millstream_server.core.model import ModelState
+from millstream_server.core.release import PackageState
+from millstream_server.core.run import AttemptEnd, NewRun, Run, RunRequest, RunState, RunStep
+
+
+class OutboxRow(msgspec.Struct, frozen=True):
+    """One record to publish; numbers are in commit order and start at 1."""
+
+    number: int
+    record: Outgoing
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    """What became of a submission: the run that serves it. `conflict`: its idempotency key belongs to other parameters."""
+
+    run: str
+    created: bool
+    conflict: bool = False
+
+
+class RunEnd(msgspec.Struct, frozen=True):
+    """How an attempt ended. Where the run ends with it, `answers` is called inside the transaction to make the outbox rows."""
+
+    end: AttemptEnd
+    detail: str = ""
+    error_code: str = ""
+    error_message: str = ""
+    metrics: dict[str, float] = {}
+    steps: tuple[RunStep, ...] = ()
+    model: ModelState | None = None
+    """The model's new state, revision one above the stored one; only with end succeeded."""
+
+
+class NodeRow(msgspec.Struct, frozen=True):
+    """A node's word on itself, renewed every second; `status` is JSON of `core.status.NodeStatus`."""
+
+    node: str
+    instance: str
+    updated_ms: int
+    status: bytes
+
+
+AnswerMaker = Callable[[Run, RunRequest], Sequence[Outgoing]]
+"""Makes the records that answer one request of an ended run."""
+
+
+class Store(Protocol):
+    store_id: str
+    """Made with the store; nodes of one group must agree on it."""
+
+    # releases
+    def package(self, package: str) -> PackageState | None: ...
+
+    def packages(self) -> list[PackageState]: ...
+
+    def save_package(self, state: PackageState) -> bool:
+        """Write a state whose revision is one above the stored one, and its outbox row on ml.release; false if it lost the race."""
+
+    # models
+    def model(self, tenant: str, model: str) -> ModelState | None: ...
+
+    def models(self) -> list[ModelState]: ...
+
+    # runs
+    def submit_run(self, new: NewRun, request: RunRequest, answers: AnswerMaker, now_ms: int) -> Submitted:
+        """Make a run, or join the one with the same (tenant, pipeline, idempotency key) and the same parameters.
+
+        Safe to repeat for one record. A record that joins a run that has ended already is answered in this transaction.
+        """
+
+    def claim_run(
+        self, node: str, builds: dict[str, tuple[str, str, str, str]], lease_s: float, now_ms: int
+    ) -> Run | None:
+        """Claim the oldest run that is QUEUED, or RUNNING under a lapsed lease, of a package in `builds`.
+
+        `builds` maps package to (release version, build_id, python, lock_sha256), recorded with the attempt. The attempt
+        number goes up by one; an attempt whose lease lapsed is closed as lost. Runs that used up max_attempts by lost
+        leases are left to `lapsed_runs`.
+        """
+
+    def lapsed_runs(self, now_ms: int) -> list[Run]:
+        """RUNNING runs under a lapsed lease with no attempt left; `end_attempt` with end lost makes them DEAD."""
+
+    def release_leases(self, node: str, now_ms: int) -> int:
+        """Let all leases of a node lapse now: it has started anew and holds the data directory alone. Returns how many."""
+
+    def renew_run(self, run: str, attempt: int, lease_s: float, now_ms: int) -> Run | None:
+        """Renew the lease of a running attempt; None when the attempt is no longer the run's (stop working on it)."""
+
+    def record_progress(self, run: str, attempt: int, steps: Sequence[RunStep], metrics: dict[str, float]) -> bool: ...
+
+    def end_attempt(self, run: str, attempt: int, ended: RunEnd, answers: AnswerMaker, now_ms: int) -> RunState | None:
+        """End an attempt, fenced by its number, in one transaction: run, model row (compare-and-set) with its
+        ModelCacheEvent outbox row, then one answer for each request that asked. None: fenced or the model's revision moved,
+        nothing was written."""
+
+    def cancel_run(self, run: str, answers: AnswerMaker, now_ms: int) -> RunState:
+        """Ask for the end of a run: a QUEUED one ends CANCELLED at once, a RUNNING one is told at its next renewal.
+
+        Raises:
+            Invalid: unknown_run, run_ended.
+        """
+
+    def run(self, run: str) -> Run | None: ...
+
+    def runs(self, *, tenant: str = "", pipeline: str = "", state: str = "", limit: int = 100) -> list[Run]:
+        """Newest first."""
+
+    def run_requests(self, run: str) -> list[RunRequest]: ...
+
+    def count_runs(self) -> dict[str, int]:
+        """Number of runs by state."""
+
+    # outbox
+    def outbox_after(self, number: int, limit: int) -> list[OutboxRow]: ...
+
+    def outbox_trim(self, up_to: int) -> None:
+        """Forget rows up to and including a published number."""
+
+    def republish_all(self) -> int:
+        """Write outbox rows for the present state of every package and model (a log that was never used); returns the last number."""
+
+    # leases and nodes
+    def take_lease(self, name: str, owner: str, ttl_s: float, now_ms: int) -> bool: ...
+
+    def write_node(self, row: NodeRow) -> None: ...
+
+    def nodes(self) -> list[NodeRow]: ...
+
+    def forget_node(self, node: str) -> None: ...
+
+    def close(self) -> None: ...
