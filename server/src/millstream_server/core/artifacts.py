@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from millstream_server.core.model import FileEntry
+
 
 class Artifacts(Protocol):
     """Flat files of model versions. A location is a relative path that never changes its contents once sealed."""
@@ -17,6 +19,13 @@ class Artifacts(Protocol):
 
     def fetch(self, location: str) -> Path:
         """Return a local folder with the files of a location; the caller verifies them before anything parses them."""
+
+    def hash_files(self, folder: Path) -> tuple[FileEntry, ...]:
+        """Name, size and SHA-256 of every file of a flat folder, by name; for the manifest, and to verify against it.
+
+        Raises:
+            Failed: model_damaged, the folder is gone, or holds anything but regular files (a link, a folder, a device).
+        """
 
     def discard(self, staged: Path) -> None:
         """Remove a staged folder that came to nothing; one that is gone is no error."""

@@ -41,6 +41,7 @@ CODES: dict[str, Code] = _codes(
     Code("no_model", "invalid", "The tenant has no trained model of this name.", "train one: millstream invoke TRAINING_PIPELINE --tenant TENANT"),
     Code("pipeline_not_in_release", "invalid", "The release that trained this tenant's model does not have this pipeline.", "retrain the model under the current release"),
     Code("reply_topic_not_allowed", "invalid", "`reply_to` names a topic that is not on the allow-list.", "leave reply_to out, or have the operator add the topic to reply_topics"),
+    Code("reply_topic_unavailable", "failed", "The reply topic cannot be written, so the answer stands on ml.pipeline.output.", "create the topic, or leave reply_to out"),
     Code("conflict", "invalid", "The idempotency key was used before with other parameters.", "use a new idempotency_key, or send the same body"),
     Code("expired", "expired", "`timeout_s` passed before there was a result.", "raise timeout_s, or find what holds the queue: millstream status"),
     Code("cancelled", "cancelled", "The run was cancelled.", "invoke it again"),
@@ -59,6 +60,7 @@ CODES: dict[str, Code] = _codes(
     # --- of the log ---
     Code("record_too_large", "invalid", "The record is larger than the log takes.", "send less, or put the data in storage and send where"),
     Code("unknown_topic", "invalid", "The log has no such topic.", "see the topics: millstream topics list"),
+    Code("store_unavailable", "unavailable", "The store cannot be written or read now.", "see: millstream doctor"),
     Code("log_unavailable", "unavailable", "The log cannot be written or read now.", "see: millstream doctor"),
     Code("no_space", "unavailable", "The disk under the data directory is full; nothing was lost, writing goes on when there is space.", "free space, then see: millstream doctor"),
     Code("data_dir_held", "unavailable", "Another node holds this data directory.", "stop that node, or give this one a data directory of its own with --data-dir"),

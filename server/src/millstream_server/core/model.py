@@ -2,9 +2,12 @@
 
 The store's row holds a `ModelState` and is the truth; `ModelCacheEvent` (compacted, key = tenant.model) carries it.
 A version is served by the release that trained it. Lower revisions are ignored by whoever follows the topic.
+A state names live versions only, so that it stays small however often a model is trained; the store keeps all of them.
 """
 
 from __future__ import annotations
+
+from math import isfinite
 
 import msgspec
 
@@ -60,7 +63,10 @@ class ModelVersion(msgspec.Struct, frozen=True):
 
 
 class ModelState(msgspec.Struct, frozen=True):
-    """All that nodes know of one tenant's model; `versions` oldest first; `champion` 0 means none yet."""
+    """All that nodes know of one tenant's model; `champion` 0 means none yet.
+
+    `versions` are the live ones (`live_versions`), oldest first; `last_version` is the highest number ever given, live or not.
+    """
 
     tenant: str
     model: str
@@ -68,6 +74,7 @@ class ModelState(msgspec.Struct, frozen=True):
     champion: int = 0
     previous: int = 0
     versions: tuple[ModelVersion, ...] = ()
+    last_version: int = 0
 
     @property
     def key(self) -> str:
@@ -78,13 +85,43 @@ class ModelState(msgspec.Struct, frozen=True):
 
     @property
     def next_version(self) -> int:
-        return max((v.version for v in self.versions), default=0) + 1
+        """The number of the version that is trained next; no number is given twice, even when its version is live no more."""
+        return self.newest_version + 1
+
+    @property
+    def newest_version(self) -> int:
+        return max(self.last_version, *(v.version for v in self.versions), 0)
+
+
+def live_versions(state: ModelState) -> frozenset[int]:
+    """The versions that nodes must be able to serve: what the state refers to (champion and previous champion)."""
+    return frozenset({state.champion, state.previous} - {0})
+
+
+def keep_live(state: ModelState) -> ModelState:
+    """The same state, naming live versions only; the revision stays, because nothing changed for a caller."""
+    live = live_versions(state)
+    kept = tuple(sorted((v for v in state.versions if v.version in live), key=lambda v: v.version))
+    return msgspec.structs.replace(state, versions=kept, last_version=state.newest_version)
 
 
 def add_version(state: ModelState, version: ModelVersion) -> ModelState:
-    """Add a trained version and make it champion; the champion before it becomes the previous one."""
-    return ModelState(
-        state.tenant, state.model, state.revision + 1, version.version, state.champion, (*state.versions, version)
+    """Add a trained version and make it champion; the champion before it becomes the previous one, older ones drop out.
+
+    Metrics that are not finite are left out of the version, because the state travels as JSON; the run keeps them.
+    """
+    finite = {name: value for name, value in version.metrics.items() if isfinite(value)}
+    added = msgspec.structs.replace(version, metrics=finite)
+    return keep_live(
+        ModelState(
+            tenant=state.tenant,
+            model=state.model,
+            revision=state.revision + 1,
+            champion=version.version,
+            previous=state.champion,
+            versions=(*state.versions, added),
+            last_version=state.newest_version,
+        )
     )
 
 

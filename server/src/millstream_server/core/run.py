@@ -99,8 +99,11 @@ class Run(msgspec.Struct, frozen=True):
     attempts: tuple[Attempt, ...] = ()
 
 
-def state_after(end: AttemptEnd, attempt: int, max_attempts: int) -> RunState:
-    """The run's state when an attempt ended so: crashed, timed out or lost ones are tried again while attempts remain."""
+def state_after(end: AttemptEnd, attempt: int, max_attempts: int, *, cancel_requested: bool = False) -> RunState:
+    """The run's state when an attempt ended so.
+
+    A crashed, timed out or lost one is tried again while attempts remain, unless somebody asked for the run's end.
+    """
     match end:
         case "succeeded":
             return "SUCCEEDED"
@@ -109,4 +112,41 @@ def state_after(end: AttemptEnd, attempt: int, max_attempts: int) -> RunState:
         case "cancelled":
             return "CANCELLED"
         case "crashed" | "timed_out" | "lost":
+            if cancel_requested:
+                return "CANCELLED"
             return "QUEUED" if attempt < max_attempts else "DEAD"
+
+
+def same_parameters(ours: bytes, theirs: bytes) -> bool:
+    """True where two JSON texts say the same: order of keys and white space do not count, 1 and 1.0 differ."""
+    if ours == theirs:
+        return True
+    try:
+        return _canonical(ours) == _canonical(theirs)
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+        return False  # what cannot be compared is not known to be the same: the caller is told conflict
+
+
+def _canonical(text: bytes) -> bytes:
+    return msgspec.json.encode(msgspec.json.decode(text), order="sorted")
+
+
+def finish_run(run: Run, state: RunState, now_ms: int, *, error_code: str, error_message: str) -> Run:
+    """The run at its end in `state`: no lease, nothing it waits for; a cancelled one says so, whatever its last attempt said."""
+    if state == "CANCELLED" and error_code != "cancelled":
+        error_code, error_message = "cancelled", "The run was cancelled."
+    return msgspec.structs.replace(
+        run,
+        state=state,
+        ended_ms=now_ms,
+        waits_for="",
+        lease_owner="",
+        lease_until_ms=0,
+        error_code=error_code,
+        error_message=error_message,
+    )
+
+
+def waiting_for(package: str) -> str:
+    """What a QUEUED run waits for."""
+    return f"a node that trains {package}"

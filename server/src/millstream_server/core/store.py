@@ -3,6 +3,8 @@
 Adapters: SQLite embedded, PostgreSQL at scale, both through SQLAlchemy Core. Every method is one transaction, may be called
 from any thread, and is handed the time (`now_ms`, Unix milliseconds). Changes of shared state are compare-and-set on the
 revision, and write the outbox rows that publish them in the same transaction, numbered in commit order.
+Any method may raise Unavailable (no_space, store_unavailable, data_dir_unusable); a method that changes something has then
+changed nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from millstream_server.core.log import Outgoing
-from millstream_server.core.model import ModelState
+from millstream_server.core.model import ModelState, ModelVersion
 from millstream_server.core.release import PackageState
 from millstream_server.core.run import AttemptEnd, NewRun, Run, RunRequest, RunState, RunStep
 
@@ -56,7 +58,7 @@ class NodeRow(msgspec.Struct, frozen=True):
 
 
 AnswerMaker = Callable[[Run, RunRequest], Sequence[Outgoing]]
-"""Makes the records that answer one request of an ended run."""
+"""Makes the records that answer one request of an ended run; called inside a transaction, so it must not call the store."""
 
 
 class Store(Protocol):
@@ -76,11 +78,15 @@ class Store(Protocol):
 
     def models(self) -> list[ModelState]: ...
 
+    def model_versions(self, *, tenant: str = "", model: str = "") -> list[tuple[str, ModelVersion]]:
+        """Every version ever trained, live or not, as (tenant.model, version); by key, oldest first."""
+
     # runs
     def submit_run(self, new: NewRun, request: RunRequest, answers: AnswerMaker, now_ms: int) -> Submitted:
         """Make a run, or join the one with the same (tenant, pipeline, idempotency key) and the same parameters.
 
         Safe to repeat for one record. A record that joins a run that has ended already is answered in this transaction.
+        With other parameters under that key: `conflict`, and nothing is written.
         """
 
     def claim_run(
@@ -90,24 +96,31 @@ class Store(Protocol):
 
         `builds` maps package to (release version, build_id, python, lock_sha256), recorded with the attempt. The attempt
         number goes up by one; an attempt whose lease lapsed is closed as lost. Runs that used up max_attempts by lost
-        leases are left to `lapsed_runs`.
+        leases, or whose end was asked for, are left to `lapsed_runs`.
         """
 
     def lapsed_runs(self, now_ms: int) -> list[Run]:
-        """RUNNING runs under a lapsed lease with no attempt left; `end_attempt` with end lost makes them DEAD."""
+        """RUNNING runs under a lapsed lease with no attempt left, or whose end was asked for, oldest first.
+
+        `end_attempt` with end lost makes them DEAD, or CANCELLED where that was asked for.
+        """
 
     def release_leases(self, node: str, now_ms: int) -> int:
-        """Let all leases of a node lapse now: it has started anew and holds the data directory alone. Returns how many."""
+        """Let all leases of a node lapse now: it has started anew and holds the data directory alone.
+
+        Those on runs and those of `take_lease`; returns how many runs.
+        """
 
     def renew_run(self, run: str, attempt: int, lease_s: float, now_ms: int) -> Run | None:
         """Renew the lease of a running attempt; None when the attempt is no longer the run's (stop working on it)."""
 
-    def record_progress(self, run: str, attempt: int, steps: Sequence[RunStep], metrics: dict[str, float]) -> bool: ...
+    def record_progress(self, run: str, attempt: int, steps: Sequence[RunStep], metrics: dict[str, float]) -> bool:
+        """Record all steps of the attempt so far, and metrics (the last one of a name stands); false when fenced."""
 
     def end_attempt(self, run: str, attempt: int, ended: RunEnd, answers: AnswerMaker, now_ms: int) -> RunState | None:
         """End an attempt, fenced by its number, in one transaction: run, model row (compare-and-set) with its
-        ModelCacheEvent outbox row, then one answer for each request that asked. None: fenced or the model's revision moved,
-        nothing was written."""
+        ModelCacheEvent outbox row, then the answers to each request that asked. None: fenced or the model's revision moved,
+        nothing was written. QUEUED: the run is tried again, nobody is answered yet."""
 
     def cancel_run(self, run: str, answers: AnswerMaker, now_ms: int) -> RunState:
         """Ask for the end of a run: a QUEUED one ends CANCELLED at once, a RUNNING one is told at its next renewal.
@@ -124,7 +137,7 @@ class Store(Protocol):
     def run_requests(self, run: str) -> list[RunRequest]: ...
 
     def count_runs(self) -> dict[str, int]:
-        """Number of runs by state."""
+        """Number of runs by state, every state named."""
 
     # outbox
     def outbox_after(self, number: int, limit: int) -> list[OutboxRow]: ...
@@ -136,7 +149,8 @@ class Store(Protocol):
         """Write outbox rows for the present state of every package and model (a log that was never used); returns the last number."""
 
     # leases and nodes
-    def take_lease(self, name: str, owner: str, ttl_s: float, now_ms: int) -> bool: ...
+    def take_lease(self, name: str, owner: str, ttl_s: float, now_ms: int) -> bool:
+        """Take or renew a named lease; false while another owner's has not lapsed."""
 
     def write_node(self, row: NodeRow) -> None: ...
 
