@@ -1,0 +1,338 @@
+"""The one settings tree: defaults < `<data_dir>/millstream.toml` < environment `MILLSTREAM_*` < flags of the command.
+
+Called by the command line, which hands the tree to `app.py`. A setting is spelled `section.name`: in the file as `name` under
+`[section]`, in the environment as `MILLSTREAM_SECTION_NAME`, with the exceptions in `SHORT_NAMES`. Sizes take a suffix
+(`64MiB`); lists are words as a shell parts them, or a JSON list. Invariant: all faults are reported together, and nothing that
+was given is ignored: an unknown key is a fault that names its near misses.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from millstream_server.core.errors import Invalid
+
+FILE_NAME = "millstream.toml"
+ENV_PREFIX = "MILLSTREAM_"
+DATA_DIR_VARIABLE = "MILLSTREAM_DATA_DIR"
+SHORT_NAMES = {
+    "environments.pythons": "MILLSTREAM_PYTHONS",
+    "environments.index_arguments": "MILLSTREAM_INDEX_ARGUMENTS",
+}
+"""Settings whose variable leaves out the section."""
+
+MIB = 1024 * 1024
+Count = Annotated[int, Meta(ge=1, le=10_000_000)]
+CountOrNone = Annotated[int, Meta(ge=0, le=10_000_000)]
+Seconds = Annotated[float, Meta(gt=0, le=1e8)]
+Bytes = Annotated[int, Meta(ge=1, le=1 << 50)]
+BytesOrNone = Annotated[int, Meta(ge=0, le=1 << 50)]
+Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.-]{1,64}\Z")]
+
+
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The node: what it takes, how long things may last, how many processes it keeps."""
+
+    name: Name = "node-1"
+    """What this node is called in results, status and log; the same name after a restart."""
+
+    role: Literal["all", "inference", "training"] = "all"
+    """Which work the node takes."""
+
+    max_batch_size: Count = 500
+    """Most requests that go to a worker at once."""
+
+    max_batch_bytes: Bytes = 8 * MIB
+    """Most bytes of parameters that go to a worker at once; one larger request goes alone."""
+
+    max_queued_requests: Count = 20_000
+    """Requests in the node's memory at which it stops reading the log until some are answered."""
+
+    max_queued_bytes: Bytes = 64 * MIB
+    """Bytes of requests in the node's memory at which it stops reading the log until some are answered."""
+
+    attempt_timeout_s: Seconds = 30.0
+    """Seconds that one attempt of an inference request may run, where its pipeline does not say otherwise."""
+
+    max_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
+    """Attempts charged to a request or run before it ends dead."""
+
+    commit_interval_ms: Annotated[int, Meta(ge=1, le=10_000)] = 50
+    """Milliseconds after which results are committed even though their pool still has batches in flight."""
+
+    workers: Annotated[int, Meta(ge=1, le=1024)] = 1
+    """Worker processes of one release that answer requests."""
+
+    spare_workers: Annotated[int, Meta(ge=0, le=64)] = 1
+    """Worker processes that a release with traffic keeps imported and waiting, to stand in for one that dies."""
+
+    training_slots: Annotated[int, Meta(ge=0, le=1024)] = 2
+    """Runs that this node works on at once."""
+
+    run_lease_s: Seconds = 10.0
+    """Seconds after which a run whose node fell silent is claimed by another."""
+
+    run_timeout_s: Seconds = 3600.0
+    """Seconds that one attempt of a run may take, where its pipeline does not say otherwise."""
+
+    deploy_timeout_s: Seconds = 600.0
+    """Seconds after which a deployment that is not ready is given up."""
+
+    worker_memory_bytes: BytesOrNone = 0
+    """Memory that one worker may use before it is ended; 0 sets no limit."""
+
+    worker_ready_timeout_s: Seconds = 60.0
+    """Seconds that a worker may take to import its release."""
+
+    drain_timeout_s: Seconds = 20.0
+    """Seconds that a node that was told to stop gives what is in flight."""
+
+    reply_topics: tuple[str, ...] = ("ml.reply.*",)
+    """Topics, as shell patterns, that a request may name in `reply_to`."""
+
+
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The embedded log."""
+
+    max_record_bytes: Annotated[int, Meta(ge=1024, le=512 * MIB)] = 8 * MIB
+    """Largest record, key and headers included."""
+
+    retention_hours: Annotated[float, Meta(gt=0, le=1e6)] = 168.0
+    """Hours that records of topics without compaction are kept; unanswered requests are kept as long."""
+
+    synchronous: Literal["FULL", "NORMAL"] = "FULL"
+    """FULL survives a power cut; NORMAL is faster and may lose the last commits in one (never in a crash of a process)."""
+
+
+class LogbookSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The readable log of node and workers, `<data_dir>/logs/node.jsonl`."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lines below this level are not written."""
+
+    max_bytes: Annotated[int, Meta(ge=64 * 1024, le=1 << 40)] = 64 * MIB
+    """Size at which the file is put aside and a new one begun."""
+
+    keep: Annotated[int, Meta(ge=1, le=1000)] = 5
+    """Files put aside that are kept."""
+
+
+class EnvironmentsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How environments of releases are built."""
+
+    index_arguments: tuple[str, ...] = ()
+    """Arguments that `uv` is given to find packages, such as `--index-url URL`; empty: as uv itself is configured."""
+
+    pythons: tuple[str, ...] = ()
+    """Python interpreters to choose from, as paths; those found on PATH come after them."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Every setting of this process. `origins` maps `section.name` (and `data_dir`) to where its value comes from."""
+
+    data_dir: Path
+    """Folder that holds log, store, models, environments and keys."""
+
+    node: NodeSettings = NodeSettings()
+    log: LogSettings = LogSettings()
+    logbook: LogbookSettings = LogbookSettings()
+    environments: EnvironmentsSettings = EnvironmentsSettings()
+    origins: dict[str, str] = {}
+
+
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "node": NodeSettings,
+    "log": LogSettings,
+    "logbook": LogbookSettings,
+    "environments": EnvironmentsSettings,
+}
+_FIELDS: dict[str, object] = {
+    f"{section}.{name}": hint for section, struct in SECTIONS.items() for name, hint in get_type_hints(struct, include_extras=True).items()
+}
+_LISTS = {name for name, hint in _FIELDS.items() if hint == tuple[str, ...]}
+_UNITS = {"": 1, "b": 1, "kib": 1024, "mib": MIB, "gib": 1024 * MIB, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
+_SIZE = re.compile(r"\s*(\d+)\s*([a-zA-Z]*)\s*\Z")
+
+
+def load(data_dir: Path | None, flags: Mapping[str, object], *, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read all sources and return the settings in force.
+
+    Args:
+        data_dir: the flag `--data-dir`, or None where it was not given.
+        flags: values by `section.name`; None means not given.
+        environ: the environment; the process's own where left out.
+
+    Raises:
+        Invalid: bad_config, with every fault of every source.
+    """
+    variables = os.environ if environ is None else environ
+    folder, folder_origin = _data_dir(data_dir, variables)
+    faults: list[str] = []
+    values: dict[str, object] = {}
+    origins = {"data_dir": folder_origin} | dict.fromkeys(_FIELDS, "default")
+    given = [*_from_file(folder / FILE_NAME, faults), *_from_environment(variables, faults), *_from_flags(flags)]
+    for name, value, origin, spoken in given:
+        try:
+            values[name] = _convert(name, value, spoken=spoken)
+            origins[name] = origin
+        except ValueError as error:
+            faults.append(f"{name} = {value!r} ({origin}): {error}")
+    settings = _assemble(folder, values, origins)
+    faults += _contradictions(settings)
+    if faults:
+        listed = faults[0] if len(faults) == 1 else f"{len(faults)} faults\n" + "\n".join(f"  - {fault}" for fault in faults)
+        raise Invalid("bad_config", f"the settings cannot be used: {listed}")
+    return settings
+
+
+def names() -> tuple[str, ...]:
+    """Every setting as `section.name`, in the order of the tree."""
+    return tuple(_FIELDS)
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return SHORT_NAMES.get(name, ENV_PREFIX + name.replace(".", "_").upper())
+
+
+def value_of(settings: Settings, name: str) -> object:
+    """The value of a setting by its name."""
+    section, field = name.split(".")
+    return getattr(getattr(settings, section), field)
+
+
+# --- the sources: each yields (name, value, origin, spoken), where `spoken` values are text to be read as their type -------
+
+Given = tuple[str, object, str, bool]
+
+
+def _data_dir(flag: Path | None, variables: Mapping[str, str]) -> tuple[Path, str]:
+    if flag is not None:
+        return flag.expanduser().absolute(), "flag --data-dir"
+    named = variables.get(DATA_DIR_VARIABLE, "")
+    if named:
+        return Path(named).expanduser().absolute(), f"environment {DATA_DIR_VARIABLE}"
+    return Path("~/.millstream").expanduser().absolute(), "default"
+
+
+def _from_file(path: Path, faults: list[str]) -> Iterator[Given]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, UnicodeDecodeError) as error:
+        faults.append(f"{path} cannot be read: {error}")
+        return
+    import tomllib  # only where there is a file: commands start faster without it
+
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        faults.append(f"{path} is not TOML: {error}")
+        return
+    for section, fields in tree.items():
+        if section not in SECTIONS:
+            hint = " (give it as --data-dir or MILLSTREAM_DATA_DIR)" if section == "data_dir" else _near(section, SECTIONS)
+            faults.append(f"{path}: no section or setting is called {section}{hint}")
+        elif not isinstance(fields, dict):
+            faults.append(f"{path}: [{section}] is a table, this is {fields!r}")
+        else:
+            for field, value in fields.items():
+                name = f"{section}.{field}"
+                if name in _FIELDS:
+                    yield name, value, f"file {path}", False
+                else:
+                    faults.append(f"{path}: no setting is called {name}{_near(name, _FIELDS)}")
+
+
+def _from_environment(variables: Mapping[str, str], faults: list[str]) -> Iterator[Given]:
+    known = {variable(name): name for name in _FIELDS}
+    for key in sorted(variables):
+        if key in known:
+            yield known[key], variables[key], f"environment {key}", True
+        elif _is_meant_for_us(key, known):
+            faults.append(f"environment {key}: there is no such setting{_near(key, known | {DATA_DIR_VARIABLE: ''}, cutoff=0.85)}")
+
+
+def _is_meant_for_us(key: str, known: Mapping[str, str]) -> bool:
+    """A misspelled setting; other programs may well have variables of their own that begin with our prefix."""
+    if not key.startswith(ENV_PREFIX) or key == DATA_DIR_VARIABLE:
+        return False
+    in_section = any(key.startswith(f"{ENV_PREFIX}{section.upper()}_") for section in SECTIONS)
+    return in_section or bool(difflib.get_close_matches(key, [*known, DATA_DIR_VARIABLE], n=1, cutoff=0.85))
+
+
+def _from_flags(flags: Mapping[str, object]) -> Iterator[Given]:
+    for name, value in flags.items():
+        if value is not None:
+            yield name, value, "flag --" + name.split(".")[-1].replace("_", "-"), True
+
+
+def _near(name: str, candidates: Mapping[str, object], *, cutoff: float = 0.6) -> str:
+    found = difflib.get_close_matches(name, list(candidates), n=3, cutoff=cutoff)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+# --- values ---------------------------------------------------------------------------------------------------------------
+
+
+def _convert(name: str, value: object, *, spoken: bool) -> object:
+    """Read one value as its setting's type.
+
+    Raises:
+        ValueError: saying what was expected.
+    """
+    if name in _LISTS and isinstance(value, str):
+        value = msgspec.json.decode(value) if value.lstrip().startswith("[") else shlex.split(value)
+    if name.endswith("_bytes") and isinstance(value, str):
+        value = _size_bytes(value)
+    try:
+        return msgspec.convert(value, _FIELDS[name], strict=not spoken)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)[:1].lower() + str(error)[1:]) from None
+
+
+def _size_bytes(text: str) -> int:
+    found = _SIZE.match(text)
+    if found is None or found[2].lower() not in _UNITS:
+        raise ValueError("expected a number of bytes, or one with a unit such as 64MiB")
+    return int(found[1]) * _UNITS[found[2].lower()]
+
+
+def _assemble(data_dir: Path, values: Mapping[str, object], origins: dict[str, str]) -> Settings:
+    def fields(section: str) -> dict[str, object]:
+        prefix = f"{section}."
+        return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+    return Settings(
+        data_dir=data_dir,
+        node=msgspec.structs.replace(NodeSettings(), **fields("node")),
+        log=msgspec.structs.replace(LogSettings(), **fields("log")),
+        logbook=msgspec.structs.replace(LogbookSettings(), **fields("logbook")),
+        environments=msgspec.structs.replace(EnvironmentsSettings(), **fields("environments")),
+        origins=origins,
+    )
+
+
+def _contradictions(settings: Settings) -> Iterator[str]:
+    """Settings that are fine alone and cannot be met together."""
+    node, log = settings.node, settings.log
+    if node.max_batch_size > node.max_queued_requests:
+        yield (
+            f"node.max_batch_size = {node.max_batch_size} is more than node.max_queued_requests = {node.max_queued_requests}: "
+            "a full batch could never be gathered"
+        )
+    if log.max_record_bytes > node.max_queued_bytes:
+        yield (
+            f"log.max_record_bytes = {log.max_record_bytes} is more than node.max_queued_bytes = {node.max_queued_bytes}: "
+            "the largest request would not fit into the node"
+        )

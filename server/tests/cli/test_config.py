@@ -1,0 +1,133 @@
+"""Settings: what stands over what, and that every fault is told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millstream_server import config
+from millstream_server.core.errors import Invalid
+
+
+def faults(data_dir: Path, flags: dict[str, object] | None = None, environ: dict[str, str] | None = None) -> str:
+    """The message of the fault that loading ends in."""
+    with pytest.raises(Invalid) as caught:
+        config.load(data_dir, flags or {}, environ=environ or {})
+    assert caught.value.code == "bad_config"
+    return caught.value.message
+
+
+def test_a_setting_that_nobody_gave_has_its_default(tmp_path: Path) -> None:
+    """Without file, variables and flags all origins are the default, but for the folder."""
+    settings = config.load(tmp_path, {}, environ={})
+
+    assert settings.node.max_batch_size == 500
+    assert {origin for name, origin in settings.origins.items() if name != "data_dir"} == {"default"}
+    assert set(settings.origins) == {"data_dir", *config.names()}
+
+
+def test_flags_stand_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    """Of three sources that give one setting the strongest is in force, and the origin names it."""
+    (tmp_path / "millstream.toml").write_text("[node]\nworkers = 2\nmax_attempts = 2\nspare_workers = 2\n")
+
+    settings = config.load(
+        tmp_path,
+        {"node.workers": 4, "node.role": None},
+        environ={"MILLSTREAM_NODE_WORKERS": "3", "MILLSTREAM_NODE_MAX_ATTEMPTS": "3"},
+    )
+
+    assert (settings.node.workers, settings.node.max_attempts, settings.node.spare_workers) == (4, 3, 2)
+    assert settings.origins["node.workers"] == "flag --workers"
+    assert settings.origins["node.max_attempts"] == "environment MILLSTREAM_NODE_MAX_ATTEMPTS"
+    assert settings.origins["node.spare_workers"] == f"file {tmp_path / 'millstream.toml'}"
+    assert settings.origins["node.role"] == "default"
+
+
+def test_the_data_directory_comes_from_the_flag_then_the_environment_then_home(tmp_path: Path) -> None:
+    """A folder is made absolute, and a tilde is the user's home."""
+    by_flag = config.load(tmp_path, {}, environ={"MILLSTREAM_DATA_DIR": "/elsewhere"})
+    by_variable = config.load(None, {}, environ={"MILLSTREAM_DATA_DIR": str(tmp_path / "x")})
+    by_default = config.load(None, {}, environ={})
+
+    assert by_flag.data_dir == tmp_path
+    assert by_variable.data_dir == tmp_path / "x"
+    assert by_default.data_dir == Path.home() / ".millstream"
+
+
+def test_every_fault_of_every_source_is_told_together(tmp_path: Path) -> None:
+    """One message names the unknown keys, the wrong types and the values out of range of all three sources."""
+    (tmp_path / "millstream.toml").write_text('[node]\nworkres = 2\nmax_attempts = "many"\n[lok]\nx = 1\n')
+
+    message = faults(tmp_path, {"node.role": "king"}, {"MILLSTREAM_NODE_WORKERS": "0", "MILLSTREAM_LOGBOOK_LEVL": "info"})
+
+    assert "6 faults" in message
+    assert "no setting is called node.workres; did you mean node.workers" in message
+    assert "no section or setting is called lok; did you mean log" in message
+    assert "node.max_attempts = 'many'" in message
+    assert "node.role = 'king' (flag --role)" in message
+    assert "node.workers = '0' (environment MILLSTREAM_NODE_WORKERS): expected `int` >= 1" in message
+    assert "did you mean MILLSTREAM_LOGBOOK_LEVEL" in message
+
+
+@pytest.mark.parametrize(
+    "text", ["[node\n", "node = 3\n", 'data_dir = "/x"\n', "\x00", "[node]\nworkers = true\n", "[node]\nattempt_timeout_s = nan\n"]
+)
+def test_a_settings_file_that_cannot_be_used_is_a_fault_that_names_it(tmp_path: Path, text: str) -> None:
+    """Broken TOML, a value in the place of a section and a setting that cannot stand there are told with the file."""
+    (tmp_path / "millstream.toml").write_text(text)
+
+    assert str(tmp_path / "millstream.toml") in faults(tmp_path)
+
+
+def test_a_settings_file_that_is_not_text_is_a_fault(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8 are told as such."""
+    (tmp_path / "millstream.toml").write_bytes(b"\xff\xfe[node]")
+
+    assert "cannot be read" in faults(tmp_path)
+
+
+def test_settings_that_contradict_each_other_are_faults(tmp_path: Path) -> None:
+    """A batch larger than the queue and a record larger than the node's bound could never work."""
+    message = faults(tmp_path, {"node.max_queued_requests": 10, "node.max_queued_bytes": "1MiB"})
+
+    assert "a full batch could never be gathered" in message
+    assert "the largest request would not fit" in message
+
+
+def test_a_variable_of_another_program_with_our_prefix_is_left_alone(tmp_path: Path) -> None:
+    """Only what looks like a misspelled setting is a fault."""
+    config.load(tmp_path, {}, environ={"MILLSTREAM_COLOUR_OF_THE_DOOR": "green"})
+
+
+@pytest.mark.parametrize(("text", "value"), [("1024", 1024), ("64MiB", 64 << 20), ("2 GiB", 2 << 30), ("5MB", 5_000_000)])
+def test_sizes_take_a_unit(tmp_path: Path, text: str, value: int) -> None:
+    """A size is a number of bytes, or a number with a binary or decimal unit."""
+    settings = config.load(tmp_path, {}, environ={"MILLSTREAM_NODE_WORKER_MEMORY_BYTES": text})
+
+    assert settings.node.worker_memory_bytes == value
+
+
+def test_lists_are_words_as_a_shell_parts_them_or_a_json_list(tmp_path: Path) -> None:
+    """Both spellings of a list give the same words, and the short variable names are in use."""
+    words = config.load(tmp_path, {}, environ={"MILLSTREAM_PYTHONS": "/a/python3.11 '/b c/python'"})
+    json = config.load(tmp_path, {}, environ={"MILLSTREAM_PYTHONS": '["/a/python3.11", "/b c/python"]'})
+
+    assert words.environments.pythons == json.environments.pythons == ("/a/python3.11", "/b c/python")
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([config.variable(name) for name in config.names()]), st.text(max_size=30).filter(lambda t: "\0" not in t)
+    )
+)
+def test_whatever_text_the_variables_hold_loading_gives_settings_or_the_list_of_faults(environ: dict[str, str]) -> None:
+    """No text in a variable ends in anything but settings or bad_config."""
+    try:
+        settings = config.load(Path("/nowhere"), {}, environ=environ)
+    except Invalid as error:
+        assert error.code == "bad_config"
+    else:
+        assert all(settings.origins[name] != "default" for name in config.names() if config.variable(name) in environ)
