@@ -129,3 +129,5 @@ encode_model = msgspec.json.Encoder().encode
 decode_model = msgspec.json.Decoder(ModelState).decode
 encode_artifact_manifest = msgspec.json.Encoder(order="deterministic").encode
 decode_artifact_manifest = msgspec.json.Decoder(ArtifactManifest).decode
+encode_version = msgspec.json.Encoder().encode
+decode_version = msgspec.json.Decoder(ModelVersion).decode

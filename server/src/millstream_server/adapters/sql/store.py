@@ -1,0 +1,214 @@
+"""The port of the store, method by method: a transaction, and in it one function of this room's other modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar, get_args
+
+from sqlalchemy import Connection, and_, delete, func, insert, make_url, or_, select, update
+from sqlalchemy.exc import ArgumentError
+
+from millstream_server.adapters.sql import models, outbox, runs, tables
+from millstream_server.adapters.sql.database import Database, insert_unless_there
+from millstream_server.adapters.sql.migrations import migrate
+from millstream_server.adapters.sql.rows import load_requests, load_run, load_runs
+from millstream_server.adapters.sql.sqlite import open_sqlite
+from millstream_server.core.errors import Invalid
+from millstream_server.core.model import ModelState, ModelVersion
+from millstream_server.core.release import PackageState, decode_package
+from millstream_server.core.run import NewRun, Run, RunRequest, RunState, RunStep
+from millstream_server.core.store import AnswerMaker, NodeRow, OutboxRow, RunEnd, Submitted
+
+T = TypeVar("T")
+
+
+class _Undo(Exception):
+    """Ends a transaction that must leave nothing."""
+
+
+class SqlStore:
+    """`core.store.Store` over a relational database; methods may be called from any thread."""
+
+    def __init__(self, database: Database, store_id: str) -> None:
+        self._database = database
+        self.store_id = store_id
+
+    @classmethod
+    def open(cls, url: str, *, create: bool) -> SqlStore:
+        """Open the store at a database URL (embedded: `sqlite:////folder/store.sqlite`).
+
+        Args:
+            url: as SQLAlchemy spells it.
+            create: make the store, or bring an older version's up to date; without it neither is done.
+
+        Raises:
+            Invalid: bad_config, the URL cannot be read or names another kind of database.
+            Unavailable: data_dir_unusable, data_dir_too_new, store_unavailable, no_space.
+        """
+        try:
+            parsed = make_url(url)
+        except ArgumentError as error:
+            raise Invalid("bad_config", f"the store's address cannot be read: {error}") from error
+        match parsed.get_backend_name():
+            case "sqlite":
+                database = open_sqlite(parsed, create=create)
+            case other:
+                raise Invalid("bad_config", f"the store's address names {other}, expected sqlite:////folder/store.sqlite")
+        try:
+            return cls(database, migrate(database, create=create))
+        except BaseException:
+            database.close()
+            raise
+
+    # releases
+
+    def package(self, package: str) -> PackageState | None:
+        query = select(tables.package.c.state).where(tables.package.c.package == package)
+        with self._database.read() as connection:
+            body = connection.execute(query).scalar_one_or_none()
+        return None if body is None else decode_package(body)
+
+    def packages(self) -> list[PackageState]:
+        with self._database.read() as connection:
+            bodies = connection.execute(select(tables.package.c.state).order_by(tables.package.c.package)).scalars().all()
+        return [decode_package(body) for body in bodies]
+
+    def save_package(self, state: PackageState) -> bool:
+        def save(connection: Connection) -> bool:
+            if not models.save_package(connection, state):
+                return False
+            outbox.add(connection, [outbox.package_record(state)])
+            return True
+
+        return self._write(save)
+
+    # models
+
+    def model(self, tenant: str, model: str) -> ModelState | None:
+        with self._database.read() as connection:
+            return models.load_model(connection, tenant, model)
+
+    def models(self) -> list[ModelState]:
+        with self._database.read() as connection:
+            return models.load_models(connection)
+
+    def model_versions(self, *, tenant: str = "", model: str = "") -> list[tuple[str, ModelVersion]]:
+        with self._database.read() as connection:
+            return models.load_versions(connection, tenant, model)
+
+    # runs
+
+    def submit_run(self, new: NewRun, request: RunRequest, answers: AnswerMaker, now_ms: int) -> Submitted:
+        return self._write(lambda connection: runs.submit(connection, new, request, answers, now_ms))
+
+    def claim_run(self, node: str, builds: dict[str, tuple[str, str, str, str]], lease_s: float, now_ms: int) -> Run | None:
+        with self._database.read() as connection:  # nodes ask often and mostly in vain; a look takes no lock from writers
+            if not runs.anything_to_claim(connection, builds, now_ms):
+                return None
+        return self._write(lambda connection: runs.claim(connection, node, builds, lease_s, now_ms))
+
+    def lapsed_runs(self, now_ms: int) -> list[Run]:
+        with self._database.read() as connection:
+            return runs.lapsed(connection, now_ms)
+
+    def release_leases(self, node: str, now_ms: int) -> int:
+        return self._write(lambda connection: runs.release_leases(connection, node, now_ms))
+
+    def renew_run(self, run: str, attempt: int, lease_s: float, now_ms: int) -> Run | None:
+        return self._write(lambda connection: runs.renew(connection, run, attempt, lease_s, now_ms))
+
+    def record_progress(self, run: str, attempt: int, steps: Sequence[RunStep], metrics: dict[str, float]) -> bool:
+        return self._write(lambda connection: runs.record_progress(connection, run, attempt, steps, metrics))
+
+    def end_attempt(self, run: str, attempt: int, ended: RunEnd, answers: AnswerMaker, now_ms: int) -> RunState | None:
+        if ended.model is not None and ended.end != "succeeded":
+            raise ValueError(f"an attempt that ended as {ended.end} makes no model version")
+
+        def end(connection: Connection) -> RunState:
+            state = runs.end(connection, run, attempt, ended, answers, now_ms)
+            if state is None:
+                raise _Undo
+            return state
+
+        try:
+            return self._write(end)
+        except _Undo:
+            return None
+
+    def cancel_run(self, run: str, answers: AnswerMaker, now_ms: int) -> RunState:
+        return self._write(lambda connection: runs.cancel(connection, run, answers, now_ms))
+
+    def run(self, run: str) -> Run | None:
+        with self._database.read() as connection:
+            return load_run(connection, run)
+
+    def runs(self, *, tenant: str = "", pipeline: str = "", state: str = "", limit: int = 100) -> list[Run]:
+        columns = tables.run.c
+        query = select(tables.run).order_by(columns.created_ms.desc(), columns.run.desc()).limit(limit)
+        for column, wanted in ((columns.tenant, tenant), (columns.pipeline, pipeline), (columns.state, state)):
+            if wanted:
+                query = query.where(column == wanted)
+        with self._database.read() as connection:
+            return load_runs(connection, query)
+
+    def run_requests(self, run: str) -> list[RunRequest]:
+        with self._database.read() as connection:
+            return load_requests(connection, run)
+
+    def count_runs(self) -> dict[str, int]:
+        query = select(tables.run.c.state, func.count()).group_by(tables.run.c.state)
+        with self._database.read() as connection:
+            found = connection.execute(query).all()
+        return dict.fromkeys(get_args(RunState), 0) | {state: count for state, count in found}
+
+    # outbox
+
+    def outbox_after(self, number: int, limit: int) -> list[OutboxRow]:
+        with self._database.read() as connection:
+            return outbox.after(connection, number, limit)
+
+    def outbox_trim(self, up_to: int) -> None:
+        self._write(lambda connection: outbox.trim(connection, up_to))
+
+    def republish_all(self) -> int:
+        return self._write(outbox.republish)
+
+    # leases and nodes
+
+    def take_lease(self, name: str, owner: str, ttl_s: float, now_ms: int) -> bool:
+        until_ms = now_ms + round(ttl_s * 1000)
+
+        lease = tables.lease
+
+        def take(connection: Connection) -> bool:
+            free = and_(lease.c.name == name, or_(lease.c.owner == owner, lease.c.until_ms <= now_ms))
+            if connection.execute(update(lease).where(free).values(owner=owner, until_ms=until_ms)).rowcount:
+                return True
+            return insert_unless_there(connection, insert(lease).values(name=name, owner=owner, until_ms=until_ms))
+
+        return self._write(take)
+
+    def write_node(self, row: NodeRow) -> None:
+        node = tables.node
+        values = {"instance": row.instance, "updated_ms": row.updated_ms, "status": row.status}
+
+        def write(connection: Connection) -> None:
+            if not connection.execute(update(node).where(node.c.node == row.node).values(values)).rowcount:
+                insert_unless_there(connection, insert(node).values(node=row.node, **values))
+
+        self._write(write)
+
+    def nodes(self) -> list[NodeRow]:
+        with self._database.read() as connection:
+            rows = connection.execute(select(tables.node).order_by(tables.node.c.node)).all()
+        return [NodeRow(node=row.node, instance=row.instance, updated_ms=row.updated_ms, status=row.status) for row in rows]
+
+    def forget_node(self, node: str) -> None:
+        self._write(lambda connection: connection.execute(delete(tables.node).where(tables.node.c.node == node)))
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _write(self, change: Callable[[Connection], T]) -> T:
+        with self._database.write() as connection:
+            return change(connection)
