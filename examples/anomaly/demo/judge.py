@@ -17,6 +17,7 @@ wrong_release   ok results whose verdict was not made by the release of the tena
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -150,14 +151,14 @@ def judge(
     answers: list[Answer],
     finished: Mapping[str, list[tuple[int, str]]],
     releases: list[Expected],
-    deploy: tuple[int, int],
+    deploy_ms: int,
     killed_ms: int,
 ) -> Verdict:
     """Judge the whole stream.
 
     Args:
         finished: by tenant, its finished trainings as (append time of the answer, release).
-        deploy: when the deployment of the new release was started and when it was over (Unix milliseconds).
+        deploy_ms: when the deployment of the new release was started (Unix milliseconds); it is over with its first answer.
         killed_ms: when the node was killed.
     """
     found, stray = match(requests, answers)
@@ -165,7 +166,7 @@ def judge(
     examples: dict[str, list[str]] = defaultdict(list)
     flagged: dict[str, dict[str, bool]] = defaultdict(dict)
     timeline: list[tuple[int, tuple[int, int], str]] = []
-    failed_during_deploy = 0
+    failed_ms: list[int] = []
     for request in requests:
         tally = tenants[request.tenant]
         tally.requests += 1
@@ -181,7 +182,7 @@ def judge(
         first = several[0]
         if first.status != "ok":
             tally.failed += 1
-            failed_during_deploy += deploy[0] <= request.sent_ms <= deploy[1]
+            failed_ms.append(request.sent_ms)
             _name(examples, "failed", request, f"{first.status}/{first.error_code}")
             continue
         made_by = next((one.release for one in releases if one.fits(first.made_with)), "")
@@ -201,8 +202,8 @@ def judge(
         total=_sum(tenants.values()),
         tenants=dict(tenants),
         stray=len(stray),
-        failed_during_deploy=failed_during_deploy,
-        requests_during_deploy=sum(deploy[0] <= one.sent_ms and one.acked_ms <= first_new_ms for one in requests),
+        failed_during_deploy=sum(deploy_ms <= at_ms and (not first_new_ms or at_ms <= first_new_ms) for at_ms in failed_ms),
+        requests_during_deploy=sum(deploy_ms <= one.sent_ms and one.acked_ms <= first_new_ms for one in requests),
         interleaved=interleaved,
         switches=switches,
         flagged={tenant: [at for at, is_flagged in marks.items() if is_flagged] for tenant, marks in flagged.items()},
@@ -215,7 +216,7 @@ def _interleaved(timeline: list[tuple[int, tuple[int, int], str]], new: str, kil
     timeline.sort()
     began = next((at_ms for at_ms, _, release in timeline if release == new), 0)
     both = [release for at_ms, _, release in timeline if began and began <= at_ms < killed_ms]
-    return Counter(both), sum(a != b for a, b in zip(both, both[1:], strict=False)), began
+    return Counter(both), sum(a != b for a, b in itertools.pairwise(both)), began
 
 
 def _sum(tallies: Iterable[Tally]) -> Tally:
