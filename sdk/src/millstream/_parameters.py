@@ -1,0 +1,189 @@
+"""From a caller's JSON bytes to the arguments of a pipeline: strict, by name, every refusal with its JSON path.
+
+Each pipeline has one `Parameters`. Decoders are msgspec structs made from the type hints, so an unknown, missing or mistyped
+parameter is refused before pipeline code runs. Nothing decoded is used for two calls: a pipeline may change what it is handed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from millstream._failures import DECODE_ERRORS, Fault, bad_parameters, raised
+from millstream._signature import NO_DEFAULT, Parameter, Signature, element_type
+from millstream.errors import DeclarationError
+from millstream.wire import WireError
+
+_ABSENT = msgspec.Raw(b"")
+_IMMUTABLE = (type(None), bool, int, float, str, bytes)
+
+asdict = msgspec.structs.asdict
+
+
+class Parameters:
+    """Decodes the parameters of one pipeline.
+
+    Attributes:
+        rows_name: the rows parameter of the shapes list and columns, else empty.
+    """
+
+    def __init__(self, name: str, signature: Signature) -> None:
+        self.rows_name = signature.rows.name if signature.rows is not None else ""
+        self._dtype = signature.dtype
+        others = [p for p in signature.parameters if p.name != self.rows_name]
+        rows = signature.rows
+        if rows is None:
+            self._decode_all = _decoder(name, [_field(p) for p in others])
+            return
+        if signature.shape == "columns":
+            element = element_type(rows.name, signature.dtype)
+            fields = [_rows_field(rows, list[list[element]]), *map(_field, others)]  # type: ignore[valid-type]
+            self._decode_all = _decoder(name, fields)
+            self._decode_flat = _decoder(name, [_rows_field(rows, list[element]), *fields[1:]])  # type: ignore[valid-type]
+            self._decode_rows = _decoder(name, [fields[0], *map(_raw_field, others)])
+            self._decode_flat_rows = _decoder(name, [_rows_field(rows, list[element]), *map(_raw_field, others)])  # type: ignore[valid-type]
+        else:
+            self._decode_all = _decoder(name, [_field(rows), *map(_field, others)])
+            self._decode_rows = _decoder(name, [_field(rows), *map(_raw_field, others)])
+        self._only_raw = _decoder(name, [_raw_field(rows)], strict=False)
+        self._decode_others = _decoder(name, [_raw_field(rows), *map(_field, others)])
+        self._others = tuple(p.name for p in others)
+
+    def arguments(self, params: bytes) -> dict[str, Any]:
+        """Decode one caller's parameters for a call of its own.
+
+        Raises:
+            Fault: bad_parameters with the path, or what an author's `__post_init__` raised.
+        """
+        return asdict(_guarded(self._decode_all, params))
+
+    def array_arguments(self, params: bytes) -> dict[str, Any]:
+        """The same for the shape columns: the rows parameter becomes an array."""
+        arguments = asdict(self._either(self._decode_all, self._decode_flat, params))
+        if not _is_default(arguments[self.rows_name]):
+            arguments[self.rows_name] = self.array(arguments[self.rows_name])
+        return arguments
+
+    def split(self, params: bytes) -> tuple[list[Any], tuple[bytes, ...]]:
+        """Part one caller's rows, decoded, from its other parameters, still bytes, in the order of the function.
+
+        Callers may be joined where the second parts are equal.
+
+        Raises:
+            Fault: the rows are not what the pipeline declares, or a parameter is unknown.
+        """
+        found = _guarded(self._decode_rows, params)
+        return getattr(found, self.rows_name), self._bytes_of_others(found)
+
+    def split_array(self, params: bytes) -> tuple[list[Any], tuple[bytes, ...]]:
+        """The same for the shape columns, before an array is made."""
+        found = self._either(self._decode_rows, self._decode_flat_rows, params)
+        return getattr(found, self.rows_name), self._bytes_of_others(found)
+
+    def others(self, params: bytes) -> dict[str, Any]:
+        """Decode one caller's parameters other than the rows.
+
+        Raises:
+            Fault: one of them is not what the pipeline declares.
+        """
+        if not self._others:
+            return {}
+        arguments = asdict(_guarded(self._decode_others, params))
+        del arguments[self.rows_name]
+        return arguments
+
+    def array(self, rows: list[Any]) -> Any:
+        """Make the array of a rows parameter.
+
+        Args:
+            rows: a list of numbers, or of lists of numbers of one length.
+
+        Raises:
+            Fault: the lists differ in length, or a number does not fit the dtype.
+        """
+        numpy = importlib.import_module("numpy")  # imported already: the annotation names one of its classes
+        try:
+            with numpy.errstate(over="ignore"):
+                made = numpy.array(rows, dtype=self._dtype or numpy.float64)
+        except (ValueError, OverflowError, TypeError) as error:
+            raise self._refuse(rows, error) from None
+        if made.dtype.kind == "f" and made.dtype.itemsize < 8 and not numpy.isfinite(made).all():
+            raise self._refuse(rows, OverflowError(f"a number is too large for {made.dtype}"))
+        return made
+
+    def _refuse(self, rows: list[Any], error: Exception) -> Fault:
+        """Find which row cannot be part of the array; rows are numbers or lists of numbers here."""
+        path = f"$.{self.rows_name}"
+        if rows and isinstance(rows[0], list):
+            for index, row in enumerate(rows):
+                if len(row) != len(rows[0]):
+                    sentence = f"Expected {len(rows[0])} numbers as in the first row, got {len(row)}"
+                    return Fault("invalid", WireError("bad_parameters", sentence, path=f"{path}[{index}]"))
+        return Fault("invalid", WireError("bad_parameters", f"The numbers do not fit the array: {error}", path=path))
+
+    def _either(self, decode_2d: Callable[[bytes], Any], decode_1d: Callable[[bytes], Any], params: bytes) -> Any:
+        """Decode rows as lists of numbers, or as plain numbers where they do not begin with a list."""
+        try:
+            return _guarded(decode_2d, params)
+        except Fault as fault:
+            if not self._looks_flat(params):
+                raise fault from None
+        return _guarded(decode_1d, params)
+
+    def _looks_flat(self, params: bytes) -> bool:
+        try:
+            raw = bytes(getattr(self._only_raw(params), self.rows_name))
+        except DECODE_ERRORS:
+            return False
+        return raw.lstrip()[:1] == b"[" and raw.lstrip()[1:].lstrip()[:1] not in (b"[", b"]")
+
+    def _bytes_of_others(self, found: Any) -> tuple[bytes, ...]:
+        return tuple([bytes(getattr(found, name)) for name in self._others])
+
+
+def _guarded(decode: Callable[[bytes], Any], params: bytes) -> Any:
+    try:
+        return decode(params)
+    except DECODE_ERRORS as error:
+        raise bad_parameters(error) from None
+    except Exception as error:
+        # msgspec runs authors' __post_init__; what is neither ValueError nor TypeError in there is the pipeline's failure.
+        raise Fault("failed", raised(error, doing="reading the parameters")) from error
+
+
+def _decoder(name: str, fields: list[tuple[Any, ...]], *, strict: bool = True) -> Callable[[bytes], Any]:
+    try:
+        made = msgspec.defstruct(name.replace("-", "_"), fields, kw_only=True, forbid_unknown_fields=strict)
+        return msgspec.json.Decoder(made).decode
+    except TypeError as error:
+        raise DeclarationError(f"pipeline {name}: its parameters cannot be read from JSON: {error}") from None
+
+
+def _field(parameter: Parameter) -> tuple[Any, ...]:
+    return (parameter.name, parameter.annotation, *_default(parameter.default))
+
+
+def _rows_field(parameter: Parameter, annotation: Any) -> tuple[Any, ...]:
+    return (parameter.name, annotation, *_default(parameter.default))
+
+
+def _raw_field(parameter: Parameter) -> tuple[Any, ...]:
+    return (parameter.name, msgspec.Raw, _ABSENT) if parameter.default is not NO_DEFAULT else (parameter.name, msgspec.Raw)
+
+
+def _default(default: Any) -> tuple[Any, ...]:
+    """As Python does, every call without the parameter gets the one default object."""
+    if default is NO_DEFAULT:
+        return ()
+    if isinstance(default, _IMMUTABLE) and not (isinstance(default, float) and math.isnan(default)):
+        return (default,)
+    return (msgspec.field(default_factory=lambda: default),)
+
+
+def _is_default(value: Any) -> bool:
+    """Whether the rows of a columns pipeline were left out: what JSON gives is always a list, a default array is none."""
+    return not isinstance(value, list)

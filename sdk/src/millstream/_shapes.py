@@ -1,0 +1,198 @@
+"""Run one batch of requests through an inference: who is called alone, who is joined, and whose fault a failure is.
+
+    row, list, columns      one call a request, in order
+    rows_independent        callers whose other parameters are byte-equal are joined in one call; the answer must have one output
+                            for each row, and each caller gets its part back
+
+Invariant: the outcome of a request is the one that a call of its own would have had. Where a joined call raises, or its answer
+cannot be parted, the callers are halved and each half is called again, down to the caller whose fault it is. Rows of two
+callers never meet in a call without the author's promise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any
+
+from millstream import _context
+from millstream._answers import Answers
+from millstream._declare import Pipeline
+from millstream._failures import Fault, raised
+from millstream._parameters import Parameters
+from millstream._run import Request
+from millstream.wire import Outcome, Row, WireError
+
+_Caller = tuple[int, list[Any]]
+"""A request's place in the batch, and its rows."""
+
+_NO_ROWS, _NO_WIDTH = -2, -1
+_CANCELLED = Outcome("cancelled", error=WireError("cancelled", "the batch was cancelled before this request ran"))
+
+
+class Inference:
+    """One inference pipeline, ready to run batches. Used by one thread.
+
+    Attributes:
+        run_s: seconds that pipeline code ran since `run` was last called.
+    """
+
+    def __init__(self, pipeline: Pipeline, answers: Answers) -> None:
+        self.pipeline = pipeline
+        self.run_s = 0.0
+        self._signature = pipeline.signature
+        self._parameters = Parameters(pipeline.name, self._signature)
+        self._answers = answers
+        self._function = pipeline.function
+        self._arguments = self._parameters.array_arguments if self._signature.shape == "columns" else self._parameters.arguments
+
+    def run(self, rows: Sequence[Row], model: object, is_cancelled: Callable[[], bool] = lambda: False) -> list[Outcome]:
+        """Answer every request of a batch.
+
+        Args:
+            rows: 1 or more requests, of any tenants, all for this pipeline and model version.
+            model: the loaded model; not looked at where the pipeline declares none.
+            is_cancelled: asked between calls.
+
+        Returns:
+            Outcomes in the order of `rows`. Nothing that pipeline code does raises out of here.
+        """
+        self.run_s = 0.0
+        leading = (model,) if self.pipeline.model else ()
+        if self.pipeline.rows_independent:
+            return _Joining(self, rows, leading, is_cancelled).run()
+        return [_CANCELLED if is_cancelled() else self._one(row, leading) for row in rows]
+
+    def call(self, ids: tuple[str, ...], leading: tuple[object, ...], arguments: dict[str, Any]) -> Any:
+        """Call the function with its lines stamped with `ids`, and add to `run_s`.
+
+        Raises:
+            Fault: pipeline_raised; also for SystemExit and whatever else is no Exception.
+        """
+        _context.enter(ids)
+        begun = time.perf_counter()
+        try:
+            return self._function(*leading, **arguments)
+        except BaseException as error:
+            raise Fault("failed", raised(error, retryable_types=self.pipeline.retryable_types)) from None
+        finally:
+            self.run_s += time.perf_counter() - begun
+            _context.enter(())
+
+    def _one(self, row: Row, leading: tuple[object, ...]) -> Outcome:
+        try:
+            arguments = self._arguments(row.params)
+            if self._signature.request_parameter:
+                arguments[self._signature.request_parameter] = Request(row.id, row.tenant, row.attempt)
+            return Outcome("ok", self._answers.encode(self.call((row.id,), leading, arguments)))
+        except Fault as fault:
+            return Outcome(fault.status, error=fault.error)
+
+
+class _Joining:
+    """One batch of a pipeline that promises `rows_independent`."""
+
+    def __init__(
+        self, inference: Inference, rows: Sequence[Row], leading: tuple[object, ...], is_cancelled: Callable[[], bool]
+    ) -> None:
+        self._inference = inference
+        self._parameters = inference._parameters
+        self._is_columns = inference._signature.shape == "columns"
+        self._split = self._parameters.split_array if self._is_columns else self._parameters.split
+        self._rows = rows
+        self._leading = leading
+        self._is_cancelled = is_cancelled
+        self._outcomes: list[Outcome] = [_CANCELLED] * len(rows)
+
+    def run(self) -> list[Outcome]:
+        groups: dict[tuple[tuple[bytes, ...], int], list[_Caller]] = {}
+        for index, row in enumerate(self._rows):
+            try:
+                mine, others = self._split(row.params)
+            except Fault as fault:
+                self._fail(index, fault)
+                continue
+            groups.setdefault((others, self._width(mine)), []).append((index, mine))
+        for (_, width), callers in groups.items():
+            if width == _NO_ROWS:
+                self._answer_empty(callers)
+            else:
+                self._settle(callers)
+        return self._outcomes
+
+    def _width(self, rows: list[Any]) -> int:
+        """What must be equal for rows to stand in one array: the numbers in a row."""
+        if not rows:
+            return _NO_ROWS
+        return len(rows[0]) if self._is_columns and isinstance(rows[0], list) else _NO_WIDTH
+
+    def _settle(self, callers: list[_Caller]) -> None:
+        """Answer callers whose rows may be joined, in one call if that works, else by halves."""
+        if self._is_cancelled():
+            return
+        try:
+            parts = self._call(callers)
+        except Fault as fault:
+            if len(callers) == 1:
+                self._fail(callers[0][0], fault)
+                return
+            middle = len(callers) // 2
+            for half in (callers[:middle], callers[middle:]):
+                self._settle([(index, self._split(self._rows[index].params)[0]) for index, _ in half])
+            return
+        for (index, _), part in zip(callers, parts):
+            try:
+                self._outcomes[index] = Outcome("ok", self._inference._answers.encode(part))
+            except Fault as fault:
+                self._fail(index, fault)
+
+    def _call(self, callers: list[_Caller]) -> list[Any]:
+        """Call once with everybody's rows and part the answer again.
+
+        Raises:
+            Fault: the call cannot be made, raised, or answered with anything but one output a row.
+        """
+        arguments = self._parameters.others(self._rows[callers[0][0]].params)
+        joined: Any = list(chain.from_iterable([rows for _, rows in callers]))
+        count = len(joined)
+        if self._is_columns:
+            joined = self._parameters.array(joined)
+        arguments[self._parameters.rows_name] = joined
+        ids = tuple([self._rows[index].id for index, _ in callers])
+        answer = self._inference.call(ids, self._leading, arguments)
+        if not _is_sequence(answer):
+            # Not a list at all: a single caller learns from the annotation check what it should have been.
+            if len(callers) == 1:
+                self._inference._answers.encode(answer)
+            raise _wrong_length(f"returned a value of type {type(answer).__name__}", count)
+        if len(answer) != count:
+            raise _wrong_length(f"returned {len(answer)} outputs", count)
+        parts, start = [], 0
+        for _, rows in callers:
+            parts.append(answer[start : start + len(rows)])
+            start += len(rows)
+        return parts
+
+    def _answer_empty(self, callers: list[_Caller]) -> None:
+        """No rows have no outputs; many a `predict` raises for them, so it is not asked."""
+        for index, _ in callers:
+            try:
+                self._parameters.others(self._rows[index].params)
+                self._outcomes[index] = Outcome("ok", b"[]")
+            except Fault as fault:
+                self._fail(index, fault)
+
+    def _fail(self, index: int, fault: Fault) -> None:
+        self._outcomes[index] = Outcome(fault.status, error=fault.error)
+
+
+def _is_sequence(answer: Any) -> bool:
+    if isinstance(answer, (list, tuple)):
+        return True
+    return len(getattr(answer, "shape", ())) >= 1 and callable(getattr(answer, "tolist", None))
+
+
+def _wrong_length(what: str, count: int) -> Fault:
+    sentence = f"the pipeline promises rows_independent, but for {count} rows it {what}; it must return one output for each row, in order"
+    return Fault("failed", WireError("wrong_length", sentence))

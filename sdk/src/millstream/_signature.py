@@ -1,0 +1,271 @@
+"""Read a pipeline's function once: what its parameters are, which of them are rows, and what it returns.
+
+    training    fn(run, **parameters) -> model
+    inference   fn([model,] rows, **parameters) -> answer, told by the annotation of `rows`:
+                    list[T]                 shape "list": one caller's list (or several, with rows_independent)
+                    numpy.ndarray, NDArray  shape "columns": a 1-D or 2-D array made from JSON numbers
+                    anything else           shape "row": one call a request
+
+A parameter annotated `ms.Request` or `ms.Run` is filled by the platform. Everything that cannot work is refused here, at import,
+with a sentence that names the parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from millstream._run import Request, Run
+from millstream.errors import DeclarationError
+
+NO_DEFAULT = msgspec.NODEFAULT
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """One parameter that callers send. `annotation` keeps `Annotated` constraints; `default` is `NO_DEFAULT` where required."""
+
+    name: str
+    annotation: Any
+    default: Any = NO_DEFAULT
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """A pipeline's function, understood. `rows` is also among `parameters`, in the order of the function."""
+
+    shape: str
+    parameters: tuple[Parameter, ...]
+    returns: Any
+    rows: Parameter | None = None
+    dtype: Any = None
+    request_parameter: str = ""
+
+
+MISSING: Any = object()
+"""`Signature.returns` where the author wrote no return annotation."""
+
+
+def read_signature(
+    function: Callable[..., object], *, kind: str, has_model: bool, rows_independent: bool, local_names: dict[str, Any]
+) -> Signature:
+    """Understand a decorated function.
+
+    Raises:
+        DeclarationError: the function cannot be a pipeline; the message starts with its name and place.
+        NameError: an annotation names something that is not defined (yet).
+    """
+    import inspect
+
+    if not inspect.isfunction(function):
+        raise DeclarationError(f"{function!r} is not a function; put the decorator on a plain function")
+    place = f"{function.__qualname__} ({function.__code__.co_filename}:{function.__code__.co_firstlineno})"
+    try:
+        return _read(function, kind, has_model, rows_independent, local_names)
+    except DeclarationError as error:
+        raise DeclarationError(f"{place}: {error}") from None
+
+
+def _read(
+    function: Callable[..., object], kind: str, has_model: bool, rows_independent: bool, local_names: dict[str, Any]
+) -> Signature:
+    import inspect
+
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise DeclarationError("a pipeline is a plain function; async functions and generators are not run")
+    declared = list(inspect.signature(function).parameters.values())
+    for parameter in declared:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**"
+            raise DeclarationError(f"parameter {stars}{parameter.name} has no name that a caller could send; name each parameter")
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise DeclarationError(f"parameter {parameter.name} is positional-only, but callers send parameters by name; remove the /")
+    hints = get_type_hints(function, localns=local_names, include_extras=True)
+    returns = hints.get("return", MISSING)
+    if kind == "training":
+        declared = _take_run(declared, hints)
+    elif has_model:
+        if not declared:
+            raise DeclarationError("model= was given, so the first parameter is the model, but there is no parameter")
+        declared = declared[1:]
+    request_parameter, declared = _take_request(declared, hints)
+    parameters = tuple(_parameter(p, hints) for p in declared)
+    if kind == "training":
+        _check_types(parameters)
+        return Signature("row", parameters, returns, request_parameter=request_parameter)
+    return _inference(parameters, returns, rows_independent, request_parameter)
+
+
+def _inference(parameters: tuple[Parameter, ...], returns: Any, rows_independent: bool, request_parameter: str) -> Signature:
+    rows = parameters[0] if parameters else None
+    shape, dtype = "row", None
+    if rows is not None:
+        plain = _strip_annotated(rows.annotation)
+        if plain is list or get_origin(plain) is list:
+            shape = "list"
+        elif is_ndarray(plain):
+            shape, dtype = "columns", dtype_of(plain)
+            element_type(rows.name, dtype)
+    _check_types(parameters[1:] if shape == "columns" else parameters)
+    if returns is not MISSING:
+        _check_return(returns)
+    if rows_independent:
+        if shape == "row":
+            what = f"its first is {rows.name}: {_spell(rows.annotation)}" if rows else "it has none"
+            raise DeclarationError(
+                f"rows_independent=True promises that output i depends on row i alone, so the first parameter after the model must be"
+                f" list[...] or numpy.ndarray; {what}"
+            )
+        if request_parameter:
+            raise DeclarationError(
+                f"parameter {request_parameter} is an ms.Request, but rows_independent=True joins several requests in one call; use one or the other"
+            )
+        if rows is not None and rows.default is not NO_DEFAULT:
+            raise DeclarationError(f"with rows_independent=True the rows parameter {rows.name} must be sent; remove its default")
+        _check_joined_return(returns)
+    return Signature(shape, parameters, returns, rows if shape != "row" else None, dtype, request_parameter)
+
+
+def _take_run(declared: list[Any], hints: dict[str, Any]) -> list[Any]:
+    if not declared:
+        raise DeclarationError("the first parameter of a training is the run; write (run: ms.Run, ...)")
+    first = declared[0].name
+    if hints.get(first) is not Run:
+        found = f"{first}: {_spell(hints[first])}" if first in hints else f"{first} without an annotation"
+        raise DeclarationError(f"the first parameter of a training is the run; write {first}: ms.Run (it is {found})")
+    return declared[1:]
+
+
+def _take_request(declared: list[Any], hints: dict[str, Any]) -> tuple[str, list[Any]]:
+    asked = [p.name for p in declared if _is_request(hints.get(p.name))]
+    if len(asked) > 1:
+        raise DeclarationError(f"parameters {' and '.join(asked)} are both ms.Request; one is enough")
+    return (asked[0] if asked else ""), [p for p in declared if p.name not in asked]
+
+
+def _is_request(hint: Any) -> bool:
+    return hint is Request or (type(None) in get_args(hint) and Request in get_args(hint))
+
+
+def _parameter(declared: Any, hints: dict[str, Any]) -> Parameter:
+    if declared.name not in hints:
+        raise DeclarationError(f"parameter {declared.name} has no type annotation; write {declared.name}: its type")
+    annotation = hints[declared.name]
+    if annotation is Run:
+        raise DeclarationError(f"parameter {declared.name} is an ms.Run, which only the first parameter of a training can be")
+    return Parameter(declared.name, annotation, NO_DEFAULT if declared.default is declared.empty else declared.default)
+
+
+# --- numpy, told by names so that numpy is not imported ---------------------------------------------------------------
+
+_ELEMENTS: dict[str, type] = {"float": float, "int": int, "uint": int, "bool": bool}
+
+
+def is_ndarray(annotation: Any) -> bool:
+    """Whether an annotation is numpy's array, also spelled NDArray[...] or ndarray[...]."""
+    cls = get_origin(annotation) or annotation
+    return getattr(cls, "__module__", "") == "numpy" and getattr(cls, "__name__", "") == "ndarray"
+
+
+def dtype_of(annotation: Any) -> Any:
+    """The scalar class in NDArray[numpy.int64], or None where the annotation names none."""
+    for argument in get_args(annotation):
+        if getattr(get_origin(argument), "__name__", "") == "dtype":
+            scalar = get_args(argument)[0]
+            return scalar if isinstance(scalar, type) and scalar.__name__ != "generic" else None
+    return None
+
+
+def element_type(name: str, dtype: Any) -> type:
+    """The JSON type of one element of an array parameter.
+
+    Raises:
+        DeclarationError: JSON numbers cannot become this dtype.
+    """
+    if dtype is None:
+        return float
+    spelled = str(dtype.__name__)
+    found = _ELEMENTS.get(spelled.rstrip("0123456789_"))
+    if found is None:
+        raise DeclarationError(f"parameter {name}: an array of numpy.{spelled} cannot be made from JSON; use a float, int or bool dtype")
+    return found
+
+
+# --- what msgspec can carry -------------------------------------------------------------------------------------------
+
+
+def _strip_annotated(annotation: Any) -> Any:
+    return annotation.__origin__ if hasattr(annotation, "__metadata__") else annotation
+
+
+def _spell(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+
+
+def _check_types(parameters: tuple[Parameter, ...]) -> None:
+    for parameter in parameters:
+        try:
+            msgspec.json.Decoder(parameter.annotation)
+            foreign = find_foreign(parameter.annotation)
+        except (TypeError, NameError) as error:
+            raise DeclarationError(f"parameter {parameter.name}: {_spell(parameter.annotation)} cannot be read from JSON: {error}") from None
+        if foreign is not None:
+            raise DeclarationError(
+                f"parameter {parameter.name}: {_spell(foreign)} cannot be read from JSON; use a dataclass, msgspec.Struct, TypedDict"
+                f" or plain types" + _as_rows_hint(foreign)
+            )
+
+
+def _as_rows_hint(foreign: Any) -> str:
+    if is_ndarray(foreign):
+        return "; a numpy array can only be the first parameter after the model"
+    return ""
+
+
+def _check_return(returns: Any) -> None:
+    try:
+        foreign = find_foreign(returns)
+    except (TypeError, NameError) as error:
+        raise DeclarationError(f"the return type {_spell(returns)} cannot be written as JSON: {error}") from None
+    if foreign is not None and not _is_numpy(foreign):
+        raise DeclarationError(
+            f"the return type {_spell(foreign)} cannot be written as JSON; return a dataclass, msgspec.Struct, TypedDict, plain types or a numpy array"
+        )
+
+
+def _check_joined_return(returns: Any) -> None:
+    if returns is MISSING or returns is Any:
+        return
+    plain = _strip_annotated(returns)
+    if plain is list or get_origin(plain) is list or is_ndarray(plain):
+        return
+    raise DeclarationError(
+        f"rows_independent=True returns one output for each row, so the return type must be list[...] or numpy.ndarray; it is {_spell(returns)}"
+    )
+
+
+def _is_numpy(foreign: Any) -> bool:
+    return str(getattr(get_origin(foreign) or foreign, "__module__", "")).partition(".")[0] == "numpy"
+
+
+def find_foreign(annotation: Any) -> Any:
+    """The first type inside an annotation that msgspec does not understand, or None.
+
+    Raises:
+        TypeError: msgspec refuses the annotation as a whole.
+    """
+    import msgspec.inspect as inspected
+
+    seen: set[int] = set()
+
+    def walk(found: Any) -> Any:
+        if isinstance(found, inspected.CustomType):
+            return found.cls
+        if isinstance(found, (list, tuple)):
+            return next((hit for hit in map(walk, found) if hit is not None), None)
+        if not isinstance(found, (inspected.Type, inspected.Field)) or id(found) in seen:
+            return None
+        seen.add(id(found))
+        return next((hit for hit in (walk(getattr(found, name)) for name in found.__struct_fields__) if hit is not None), None)
+
+    return walk(inspected.type_info(annotation))
