@@ -101,6 +101,8 @@ class Verdict:
     stray: int
     failed_during_deploy: int
     requests_during_deploy: int
+    unanswered_at_kill: int
+    """Requests that were acknowledged before the kill and have no result that was visible before it."""
     interleaved: Counter[str]
     """Answers by release from the first answer of the new release to the last answer before the kill."""
     switches: int
@@ -204,6 +206,9 @@ def judge(
         stray=len(stray),
         failed_during_deploy=sum(deploy_ms <= at_ms and (not first_new_ms or at_ms <= first_new_ms) for at_ms in failed_ms),
         requests_during_deploy=sum(deploy_ms <= one.sent_ms and one.acked_ms <= first_new_ms for one in requests),
+        unanswered_at_kill=sum(
+            one.acked_ms <= killed_ms and not any(answer.append_ms < killed_ms for answer in found.get(one.id, [])) for one in requests
+        ),
         interleaved=interleaved,
         switches=switches,
         flagged={tenant: [at for at, is_flagged in marks.items() if is_flagged] for tenant, marks in flagged.items()},
