@@ -12,13 +12,25 @@ class Artifacts(Protocol):
     """Flat files of model versions. A location is a relative path that never changes its contents once sealed."""
 
     def stage(self, key: str, run: str, attempt: int) -> Path:
-        """Make and return the empty folder into which an attempt of a run writes the files of a model (`key` is tenant.model)."""
+        """Make and return the empty folder into which an attempt of a run writes the files of a model (`key` is tenant.model).
+
+        What earlier attempts of the run left staged is removed.
+        """
 
     def seal(self, staged: Path) -> str:
-        """Make a staged folder durable (fsync of files and folder) and read-only, and return its location."""
+        """Make a staged folder durable (fsync of files and folder) and read-only, and return its location; safe to repeat.
+
+        Raises:
+            Failed: bad_model_files, it holds anything but regular files, or it is gone.
+            Unavailable: no_space, data_dir_unusable.
+        """
 
     def fetch(self, location: str) -> Path:
-        """Return a local folder with the files of a location; the caller verifies them before anything parses them."""
+        """Return a local folder with the files of a location; the caller verifies them before anything parses them.
+
+        Raises:
+            Failed: model_damaged, the folder is gone, or the location is not one that `seal` gives.
+        """
 
     def hash_files(self, folder: Path) -> tuple[FileEntry, ...]:
         """Name, size and SHA-256 of every file of a flat folder, by name; for the manifest, and to verify against it.

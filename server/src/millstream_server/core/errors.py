@@ -48,6 +48,7 @@ CODES: dict[str, Code] = _codes(
     Code("pipeline_raised", "failed", "Pipeline code raised an exception.", "read the traceback: millstream logs --request ID"),
     Code("wrong_result", "failed", "Pipeline code returned another type than its annotation says.", "mend the pipeline's return value or its annotation"),
     Code("wrong_length", "failed", "A pipeline that promises rows_independent returned another number of results than rows.", "return one result for each row, in order"),
+    Code("bad_model_files", "failed", "A training left something other than plain files for its model.", "let the saver write flat, regular files only"),
     Code("not_json", "failed", "The result holds a value that JSON cannot carry, such as NaN or infinity.", "return null or a string in its place"),
     Code("result_too_large", "failed", "The result is larger than a record may be.", "return less, or write it to storage and return where"),
     Code("model_damaged", "failed", "A file of the model differs from its signed manifest, so it was not loaded.", "restore the file from a backup, or retrain the model"),

@@ -38,7 +38,10 @@ class ArtifactManifest(msgspec.Struct, frozen=True):
 
 
 class SignedArtifact(msgspec.Struct, frozen=True):
-    """`manifest` is the exact JSON text that was signed (Ed25519, base64 signature), `key_id` the hex digest of the public key."""
+    """`manifest` is the exact JSON text that was signed (Ed25519, base64 signature).
+
+    `key_id` names the public key: the first 16 hex digits of the SHA-256 of its 32 raw bytes.
+    """
 
     manifest: str
     signature: str
@@ -91,6 +94,23 @@ class ModelState(msgspec.Struct, frozen=True):
     @property
     def newest_version(self) -> int:
         return max(self.last_version, *(v.version for v in self.versions), 0)
+
+
+def first_difference(signed: tuple[FileEntry, ...], found: tuple[FileEntry, ...]) -> str:
+    """Say how the files found differ from the signed ones, by the first name that does; empty where they are the same."""
+    expected = {entry.name: entry for entry in signed}
+    present = {entry.name: entry for entry in found}
+    for name in sorted(expected.keys() | present.keys()):
+        ours, theirs = expected.get(name), present.get(name)
+        if theirs is None:
+            return f"{name} is missing"
+        if ours is None:
+            return f"{name} is not in the manifest"
+        if ours.size_bytes != theirs.size_bytes:
+            return f"{name} has {theirs.size_bytes} bytes, the manifest says {ours.size_bytes}"
+        if ours.sha256 != theirs.sha256:
+            return f"{name} has SHA-256 {theirs.sha256}, the manifest says {ours.sha256}"
+    return ""
 
 
 def live_versions(state: ModelState) -> frozenset[int]:

@@ -89,9 +89,7 @@ class Store(Protocol):
         With other parameters under that key: `conflict`, and nothing is written.
         """
 
-    def claim_run(
-        self, node: str, builds: dict[str, tuple[str, str, str, str]], lease_s: float, now_ms: int
-    ) -> Run | None:
+    def claim_run(self, node: str, builds: dict[str, tuple[str, str, str, str]], lease_s: float, now_ms: int) -> Run | None:
         """Claim the oldest run that is QUEUED, or RUNNING under a lapsed lease, of a package in `builds`.
 
         `builds` maps package to (release version, build_id, python, lock_sha256), recorded with the attempt. The attempt
@@ -141,6 +139,9 @@ class Store(Protocol):
 
     # outbox
     def outbox_after(self, number: int, limit: int) -> list[OutboxRow]: ...
+
+    def last_outbox_number(self) -> int:
+        """The number that the newest row has or had; 0 before the first."""
 
     def outbox_trim(self, up_to: int) -> None:
         """Forget rows up to and including a published number."""
