@@ -92,7 +92,12 @@ class Platform:
         words = arguments or ("up",)
         with log.open("ab") as sink:
             process = subprocess.Popen(
-                self.argv(words), env=self.environment(), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+                self.argv(words),
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         return Node(self, process, log)
 

@@ -79,7 +79,9 @@ class Following:
         on_record: called on the reading thread with the record and the Unix milliseconds at which this process saw it.
     """
 
-    def __init__(self, platform: Platform, topic: str, on_record: Callable[[dict[str, object], float], None], *, from_end: bool = False) -> None:
+    def __init__(
+        self, platform: Platform, topic: str, on_record: Callable[[dict[str, object], float], None], *, from_end: bool = False
+    ) -> None:
         arguments = ["topics", "read", topic, "--json", "--follow", *(["--from-end"] if from_end else [])]
         self._process = platform.spawn(*arguments, stdout=subprocess.PIPE)
         self._on_record = on_record

@@ -86,7 +86,8 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True, help="the platform's data directory")
     parser.add_argument("--sent", type=Path, required=True, help="what the sender wrote down")
     parser.add_argument("--trainings", type=Path, required=True, help="the acknowledged training requests, JSON lines")
-    parser.add_argument("--release", action="append", required=True, metavar="WHEEL:FEATURES", help="a published wheel, oldest first, and its number of features")
+    wheel_help = "a published wheel, oldest first, and its number of features"
+    parser.add_argument("--release", action="append", required=True, metavar="WHEEL:FEATURES", help=wheel_help)
     parser.add_argument("--deploy-ms", type=int, required=True, help="when the deployment under load began (Unix ms)")
     parser.add_argument("--killed-ms", type=int, required=True, help="when the node was killed (Unix ms)")
     chosen = parser.parse_args()

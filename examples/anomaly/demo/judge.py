@@ -39,6 +39,8 @@ class Sent:
     timestamp: str = ""
     release: str = ""
     """Of a training request: the release that was current when it was sent."""
+    params: str = ""
+    """Of a training request: its parameters as JSON."""
 
 
 @dataclass(frozen=True)

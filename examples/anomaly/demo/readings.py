@@ -80,7 +80,8 @@ def read_folder(folder: Path) -> list[Metric]:
     """
     paths = sorted((folder / "metrics").glob("*.csv"))
     if not paths:
-        raise BadData(folder / "metrics", 0, "there is no *.csv file in it", f"put one CSV a resource there, header timestamp,value, at least {MIN_READINGS} readings")
+        mend = f"put one CSV a resource there, header timestamp,value, at least {MIN_READINGS} readings"
+        raise BadData(folder / "metrics", 0, "there is no *.csv file in it", mend)
     if len(paths) > MAX_FILES:
         raise BadData(folder / "metrics", 0, f"it has {len(paths)} files, the demo takes at most {MAX_FILES}", "move some away")
     labels = _read_labels(folder / "anomaly_windows.json")
@@ -165,4 +166,5 @@ def _read_labels(path: Path) -> dict[str, tuple[tuple[datetime, datetime], ...]]
         labels = json.loads(path.read_text())
         return {name: tuple((parse_time(start), parse_time(end)) for start, end in windows) for name, windows in labels.items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise BadData(path, getattr(error, "lineno", 0), f"it does not hold labelled windows: {error}", "write {file name: [[start, end], ...]}, or remove the file") from None
+        mend = "write {file name: [[start, end], ...]}, or remove the file"
+        raise BadData(path, getattr(error, "lineno", 0), f"it does not hold labelled windows: {error}", mend) from None
