@@ -1,0 +1,247 @@
+"""`Installer`: from a deployed release to its environment on this node.
+
+Called by the node, from a thread of its own a release. An environment is made as `.tmp-<uuid>` beside its final place:
+created, filled from the lock that the release's wheel carries, compared file by file, imported once (which compiles the
+bytecode of what it imports), sealed with MANIFEST.json, made read-only, renamed. So a folder that has a build's name and a
+MANIFEST.json is complete, whatever was killed when.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from millstream_server.core.errors import Failed, Invalid, MillstreamError, Unavailable
+from millstream_server.core.index import ReleaseIndex
+from millstream_server.core.release import Release
+from millstream_server.environments import bytecode, interpreters, probe, releases, venv, wheels
+from millstream_server.environments.children import Cancelled, at_idle_priority
+from millstream_server.environments.phases import OnPhase, Phases
+
+MANIFEST_FILE = "MANIFEST.json"
+_TEMPORARY = ".tmp-"
+_FORMAT = 1
+
+
+class Environment(msgspec.Struct, frozen=True):
+    """A ready environment: its folder (`sys.prefix` of its workers), its Python program, and the seconds of each phase of its making."""
+
+    prefix: Path
+    python: Path
+    build_id: str
+    seconds: dict[str, float]
+
+
+class _Sealed(msgspec.Struct):
+    """MANIFEST.json of an environment; `python` is the interpreter's full version."""
+
+    format: int
+    package: str
+    version: str
+    build_id: str
+    wheel_sha256: str
+    python: str
+    interpreter: str
+    files: int
+    created_ms: int
+    seconds: dict[str, float]
+
+
+class Installer:
+    """Makes, finds and removes the environments of one node.
+
+    Args:
+        root: the folder of environments, for this node alone; made when it is missing.
+        index: where wheels come from.
+        idle_priority: let whatever makes an environment have what others leave of CPU and disk.
+    """
+
+    def __init__(self, root: Path, index: ReleaseIndex, *, idle_priority: bool = True) -> None:
+        self.root = Path(root).absolute()
+        self._index = index
+        self._idle_priority = idle_priority
+
+    def sweep(self) -> list[str]:
+        """Remove what an interrupted installation or removal left behind; called once, before the first installation.
+
+        Returns:
+            Names of the folders that were removed.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        unsealed = [
+            path for path in self.root.iterdir() if path.name.startswith(_TEMPORARY) or (path.is_dir() and _read_seal(path) is None)
+        ]
+        for path in unsealed:
+            venv.remove(path)
+        return sorted(path.name for path in unsealed)
+
+    def ready(self, build_id: str) -> Environment | None:
+        """Return the environment of a build where it is complete and its interpreter is still there, else None."""
+        prefix = self.root / build_id
+        sealed = _read_seal(prefix)
+        python = prefix / "bin" / "python"
+        if sealed is None or sealed.build_id != build_id or not python.exists():
+            return None
+        return Environment(prefix, python, build_id, sealed.seconds)
+
+    def remove(self, build_id: str) -> None:
+        """Remove the environment of a build; one that is not there is no error. Nothing may run in it."""
+        doomed = self.root / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            os.rename(self.root / build_id, doomed)  # from here on nobody takes it for ready
+        except FileNotFoundError:
+            return
+        venv.remove(doomed)
+
+    def install(self, release: Release, on_phase: OnPhase | None = None, *, cancel: threading.Event | None = None) -> Environment:
+        """Make the environment of a release, or return it where it is ready. Blocks for seconds to minutes.
+
+        Args:
+            on_phase: told each phase as it begins: resolve, download, install, verify, compile, probe, seal.
+            cancel: set it to give up; children are ended and the unfinished folder is removed.
+
+        Raises:
+            Cancelled: `cancel` was set.
+            Invalid: not_published, hash_mismatch, no_wheel, import_failed, bad_package.
+            Failed: install_failed.
+            Unavailable: no_interpreter, no_uv, no_space, install_failed (the index is out of reach).
+        """
+        there = self.ready(release.build_id)
+        if there is not None:
+            return there
+
+        def work(cancel: threading.Event) -> Environment:
+            return self._install(release, Phases(on_phase), cancel)
+
+        given = cancel or threading.Event()
+        return _in_idle_thread(work, given) if self._idle_priority else work(given)
+
+    def _install(self, release: Release, phases: Phases, cancel: threading.Event) -> Environment:
+        self.root.mkdir(parents=True, exist_ok=True)
+        temporary = self.root / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            sealed = self._make(temporary, release, phases, cancel)
+            if cancel.is_set():
+                raise Cancelled
+            return self._put_in_place(temporary, sealed)
+        except OSError as error:
+            raise _told(error, release) from error
+        finally:
+            phases.end()
+            venv.remove(temporary)
+
+    def _make(self, prefix: Path, release: Release, phases: Phases, cancel: threading.Event) -> _Sealed:
+        manifest = release.manifest
+        phases.begin("resolve", release.label)
+        interpreter = interpreters.find(manifest.requires_python, manifest.python, wanted_by=release.label)
+        wheel = self._fetch(release)
+        lock = releases.read_lock(wheel, manifest)
+        venv.create(prefix, interpreter, cancel=cancel)
+        requirements = prefix / "requirements.txt"
+        requirements.write_text(
+            f"{lock.rstrip()}\n{manifest.package} @ {wheel.absolute().as_uri()} --hash=sha256:{release.wheel_sha256}\n", encoding="utf-8"
+        )
+        venv.fill(prefix, requirements, self._index.install_arguments(), release.label, phases, cancel=cancel)
+        phases.begin("verify", release.label)
+        files = venv.verify(prefix, cancel=cancel)
+        phases.begin("compile", "takes over bytecode that other environments have compiled")
+        for sibling in self._siblings():
+            bytecode.share(sibling, prefix)
+        phases.begin("probe", "imports the package, compiles what is not compiled yet")
+        probe.ask(
+            prefix / "bin" / "python", ["-m", "millstream.worker", "--probe", "--package", manifest.package], release.label, cancel=cancel
+        )
+        phases.begin("seal", release.label)
+        return _Sealed(
+            _FORMAT,
+            manifest.package,
+            manifest.version,
+            manifest.build_id,
+            release.wheel_sha256,
+            interpreter.version,
+            interpreter.path,
+            files,
+            int(time.time() * 1000),
+            phases.seconds,
+        )
+
+    def _fetch(self, release: Release) -> Path:
+        wheel, entry = self._index.fetch(release.manifest.package, release.manifest.version)
+        if entry.sha256 != release.wheel_sha256:
+            raise Invalid(
+                "hash_mismatch",
+                f"{entry.filename} in the index has SHA-256 {entry.sha256}, but {release.wheel_sha256} was deployed",
+                where=str(wheel),
+            )
+        if wheels.sha256_of(wheel) != release.wheel_sha256:
+            raise Invalid(
+                "hash_mismatch", f"{wheel.name} as fetched differs from its recorded SHA-256 {release.wheel_sha256}", where=str(wheel)
+            )
+        return wheel
+
+    def _siblings(self) -> list[Path]:
+        """Complete environments, the newest first."""
+        sealed = [(seal.created_ms, path) for path in self.root.iterdir() if (seal := _read_seal(path)) is not None]
+        return [path for _, path in sorted(sealed, reverse=True)]
+
+    def _put_in_place(self, temporary: Path, sealed: _Sealed) -> Environment:
+        (temporary / MANIFEST_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(sealed)))
+        venv.make_read_only(temporary)
+        venv.sync_filesystem(temporary)
+        final = self.root / sealed.build_id
+        if self.ready(sealed.build_id) is None:
+            self.remove(sealed.build_id)  # incomplete, or its interpreter is gone
+            try:
+                os.rename(temporary, final)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+        ready = self.ready(sealed.build_id)  # ours, or of another thread that was quicker
+        if ready is None:
+            raise Failed("install_failed", f"{final} is not complete after its installation", where=str(final))
+        return ready
+
+
+def _read_seal(prefix: Path) -> _Sealed | None:
+    try:
+        return msgspec.json.decode((prefix / MANIFEST_FILE).read_bytes(), type=_Sealed)
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+        return None
+
+
+def _told(error: OSError, release: Release) -> MillstreamError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Unavailable("no_space", f"no space left to install {release.label}", where=str(error.filename or ""))
+    return Failed("install_failed", f"{release.label} cannot be installed: {error}", where=str(error.filename or ""))
+
+
+def _in_idle_thread(work: Callable[[threading.Event], Environment], cancel: threading.Event) -> Environment:
+    """Run work in a thread of the lowest priority and return or raise what it does; an interrupt here cancels it there."""
+    done: list[Environment] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        at_idle_priority()
+        try:
+            done.append(work(cancel))
+        except BaseException as error:  # raised again by the caller's thread
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="installation")
+    thread.start()
+    try:
+        thread.join()
+    except BaseException:
+        cancel.set()
+        thread.join()
+        raise
+    if failed:
+        raise failed[0]
+    return done[0]

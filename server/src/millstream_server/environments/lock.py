@@ -1,0 +1,86 @@
+"""The lock of a release: which distributions, in which versions, with which hashes, for one Python minor on every platform.
+
+Called by the build. Invariant: a lock names no address, so that it installs from any index, and holds the SDK that came with
+this server. Source: `uv help pip compile`; the requirements file format of pip.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from millstream_server.core.errors import Invalid, Unavailable
+from millstream_server.environments.interpreters import Interpreter
+from millstream_server.environments.uv import run_uv, told
+from millstream_server.environments.wheels import read_info
+from millstream_server.shipped import shipped_sdk
+
+AUTHORS_LOCKS = ("lock.txt", "requirements.lock")
+"""Files of the package's folder whose versions the release's lock keeps to."""
+
+_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)\s*(?P<rest>[=<>!~;@\[ ].*)?\Z")
+
+
+def resolve(
+    folder: Path, interpreter: Interpreter, index_arguments: Sequence[str], what: str, *, cancel: threading.Event | None = None
+) -> str:
+    """Resolve the dependencies in `folder/pyproject.toml` together with the SDK, and return the lock's text.
+
+    Raises:
+        Invalid: lock_unresolvable, with uv's reason; bad_package, a dependency is named by an address.
+        Unavailable: no_uv, install_failed (the index is out of reach, or this server came without the SDK's wheel).
+    """
+    sdk = shipped_sdk()
+    if sdk is None:
+        raise Unavailable(
+            "install_failed", "this server came without the wheel of millstream-sdk", mend="install it again; in a checkout: make setup"
+        )
+    with tempfile.TemporaryDirectory(prefix="millstream-lock-") as scratch:
+        wanted = Path(scratch) / "sdk.in"
+        wanted.write_text(f"millstream-sdk=={read_info(sdk).version}\n", encoding="utf-8")
+        constraints = _constraints(folder, Path(scratch))
+        done = run_uv(
+            [
+                *("pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header", "--no-annotate", "--no-emit-index-url"),
+                *("--no-sources-package", "millstream-sdk", "--python", interpreter.path, "--python-version", interpreter.minor),
+                *("--find-links", sdk.parent, *index_arguments, *constraints, folder / "pyproject.toml", wanted),
+            ],
+            cwd=folder,
+            cancel=cancel,
+        )
+    if done.code != 0:
+        raise told(
+            done, f"the dependencies of {what} cannot be resolved", otherwise="lock_unresolvable", where=str(folder / "pyproject.toml")
+        )
+    _refuse_addresses(done.stdout, what, folder)
+    return done.stdout
+
+
+def _constraints(folder: Path, scratch: Path) -> list[str | Path]:
+    """The author's own lock as constraints, less its hashes and its SDK: the release's SDK is the server's."""
+    found = next((folder / name for name in AUTHORS_LOCKS if (folder / name).is_file()), None)
+    if found is None:
+        return []
+    kept = []
+    for line in found.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+        requirement = re.split(r"\s#|\s--hash", line.strip())[0].strip()
+        matched = _REQUIREMENT.match(requirement)
+        if matched and matched["name"].lower().replace("_", "-") != "millstream-sdk":
+            kept.append(requirement)
+    path = scratch / "constraints.txt"
+    path.write_text("".join(f"{each}\n" for each in kept), encoding="utf-8")
+    return ["--constraints", path]
+
+
+def _refuse_addresses(lock: str, what: str, folder: Path) -> None:
+    addressed = [line.split(" ")[0] for line in lock.splitlines() if " @ " in line.split(";")[0]]
+    if addressed:
+        raise Invalid(
+            "lock_unresolvable",
+            f"{what} depends on {', '.join(addressed)} by address; a lock holds names, versions and hashes, to install from any index",
+            where=str(folder / "pyproject.toml"),
+            mend="publish it to an index and depend on a version of it",
+        )
