@@ -96,23 +96,6 @@ class ModelState(msgspec.Struct, frozen=True):
         return max(self.last_version, *(v.version for v in self.versions), 0)
 
 
-def first_difference(signed: tuple[FileEntry, ...], found: tuple[FileEntry, ...]) -> str:
-    """Say how the files found differ from the signed ones, by the first name that does; empty where they are the same."""
-    expected = {entry.name: entry for entry in signed}
-    present = {entry.name: entry for entry in found}
-    for name in sorted(expected.keys() | present.keys()):
-        ours, theirs = expected.get(name), present.get(name)
-        if theirs is None:
-            return f"{name} is missing"
-        if ours is None:
-            return f"{name} is not in the manifest"
-        if ours.size_bytes != theirs.size_bytes:
-            return f"{name} has {theirs.size_bytes} bytes, the manifest says {ours.size_bytes}"
-        if ours.sha256 != theirs.sha256:
-            return f"{name} has SHA-256 {theirs.sha256}, the manifest says {ours.sha256}"
-    return ""
-
-
 def live_versions(state: ModelState) -> frozenset[int]:
     """The versions that nodes must be able to serve: what the state refers to (champion and previous champion)."""
     return frozenset({state.champion, state.previous} - {0})

@@ -15,6 +15,7 @@ import msgspec
 
 RunState = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "DEAD"]
 AttemptEnd = Literal["succeeded", "failed", "crashed", "timed_out", "cancelled", "lost"]
+CANCELLED_MESSAGE = "The run was cancelled."
 ENDED: frozenset[str] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "DEAD"})
 
 
@@ -132,9 +133,7 @@ def _canonical(text: bytes) -> bytes:
 
 
 def finish_run(run: Run, state: RunState, now_ms: int, *, error_code: str, error_message: str) -> Run:
-    """The run at its end in `state`: no lease, nothing it waits for; a cancelled one says so, whatever its last attempt said."""
-    if state == "CANCELLED" and error_code != "cancelled":
-        error_code, error_message = "cancelled", "The run was cancelled."
+    """The run at its end in `state`: it has no lease and waits for nothing."""
     return msgspec.structs.replace(
         run,
         state=state,

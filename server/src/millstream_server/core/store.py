@@ -151,7 +151,10 @@ class Store(Protocol):
 
     # leases and nodes
     def take_lease(self, name: str, owner: str, ttl_s: float, now_ms: int) -> bool:
-        """Take or renew a named lease; false while another owner's has not lapsed."""
+        """Take or renew a named lease; false while another owner's has not lapsed.
+
+        True: it is held for at least half of `ttl_s` from now (a lease with more left than that is not written again).
+        """
 
     def write_node(self, row: NodeRow) -> None: ...
 

@@ -115,7 +115,7 @@ def _make_durable(folder: Path) -> None:
         finally:
             os.close(descriptor)
     # The folder stays writable, so that an operator can remove a data directory without changing modes first.
-    os.chmod(folder, 0o755)
+    os.chmod(folder, 0o755)  # noqa: S103 - others may read a model; whose it is, its signature says
     _sync_folder(folder)
 
 

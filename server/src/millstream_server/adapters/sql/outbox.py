@@ -34,13 +34,17 @@ def package_record(state: PackageState) -> Outgoing:
 
 def add(connection: Connection, records: Sequence[Outgoing]) -> int:
     """Write records in their order and return the last number; the last step of a transaction, since others wait from here on."""
-    if records:
-        connection.execute(update(counter).where(_OUTBOX).values(last_number=counter.c.last_number + len(records)))
-    last = int(connection.execute(select(counter.c.last_number).where(_OUTBOX)).scalar_one())
+    if not records:
+        return last_number(connection)
+    connection.execute(update(counter).where(_OUTBOX).values(last_number=counter.c.last_number + len(records)))
+    last = last_number(connection)
     first = last - len(records) + 1
-    if records:
-        connection.execute(insert(outbox), [_values(number, record) for number, record in enumerate(records, first)])
+    connection.execute(insert(outbox), [_values(number, record) for number, record in enumerate(records, first)])
     return last
+
+
+def last_number(connection: Connection) -> int:
+    return int(connection.execute(select(counter.c.last_number).where(_OUTBOX)).scalar_one())
 
 
 def after(connection: Connection, number: int, limit: int) -> list[OutboxRow]:

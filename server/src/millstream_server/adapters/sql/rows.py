@@ -61,7 +61,12 @@ def load_requests(connection: Connection, run_id: str) -> list[RunRequest]:
 
 
 def _run(row: Row[tuple[object, ...]], attempts: Sequence[Attempt]) -> Run:
-    values = {**dict(zip(_RUN_COLUMNS, row, strict=True)), "metrics": _decode(row.metrics), "steps": _decode(row.steps), "attempts": attempts}
+    values = {
+        **dict(zip(_RUN_COLUMNS, row, strict=True)),
+        "metrics": _decode(row.metrics),
+        "steps": _decode(row.steps),
+        "attempts": attempts,
+    }
     return msgspec.convert(values, Run)
 
 

@@ -17,6 +17,7 @@ from millstream_server.adapters.sql.tables import attempt, lease, run, run_reque
 from millstream_server.core.errors import Invalid
 from millstream_server.core.log import Outgoing
 from millstream_server.core.run import (
+    CANCELLED_MESSAGE,
     ENDED,
     Attempt,
     NewRun,
@@ -135,7 +136,10 @@ def end(connection: Connection, run_id: str, number: int, ended: RunEnd, answers
     if state == "QUEUED":
         _write_run(connection, _requeue(after, ended))
         return state
-    after = finish_run(after, state, now_ms, error_code=ended.error_code, error_message=ended.error_message)
+    code, message = ended.error_code, ended.error_message
+    if state == "CANCELLED" and ended.end != "cancelled":
+        code, message = "cancelled", CANCELLED_MESSAGE  # that it also crashed or was lost stands with the attempt
+    after = finish_run(after, state, now_ms, error_code=code, error_message=message)
     _write_run(connection, after)
     records = [] if model is None else [outbox.model_record(model)]
     _publish_end(connection, run_id, records, answers)
@@ -152,7 +156,7 @@ def cancel(connection: Connection, run_id: str, answers: AnswerMaker, now_ms: in
         _write_run(connection, msgspec.structs.replace(before, cancel_requested=True))
         return "RUNNING"
     asked = msgspec.structs.replace(before, cancel_requested=True)
-    _write_run(connection, finish_run(asked, "CANCELLED", now_ms, error_code="cancelled", error_message="The run was cancelled."))
+    _write_run(connection, finish_run(asked, "CANCELLED", now_ms, error_code="cancelled", error_message=CANCELLED_MESSAGE))
     _publish_end(connection, run_id, [], answers)
     return "CANCELLED"
 

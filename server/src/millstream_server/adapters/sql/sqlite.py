@@ -17,7 +17,7 @@ from sqlalchemy import URL, Connection, QueuePool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from millstream_server.adapters.sql.database import Database
-from millstream_server.core.errors import Unavailable
+from millstream_server.core.errors import Invalid, Unavailable
 
 BUSY_TIMEOUT_S = 10.0
 _LITTLE_SPACE_BYTES = 1024 * 1024
@@ -33,11 +33,12 @@ def open_sqlite(url: URL, *, create: bool) -> Database:
     """Open a database file.
 
     Raises:
+        Invalid: bad_config, the address is not that of a file.
         Unavailable: data_dir_unusable, there is no such file and `create` is false, or no folder to make it in.
     """
     path = Path(url.database or "")
-    if not url.database or url.database == ":memory:":
-        raise Unavailable("data_dir_unusable", f"the store's address {url} names no file; expected sqlite:////folder/store.sqlite")
+    if not path.name or path.name == ":memory:" or url.query:  # a question mark in a path would name another file
+        raise Invalid("bad_config", f"the store's address {url} is not that of a file; expected sqlite:////folder/store.sqlite")
     if not path.parent.is_dir() or not (create or path.exists()):
         raise Unavailable("data_dir_unusable", f"there is no store at {path}", where=str(path), mend="make one: millstream up")
     # A pool of connections that any thread may use in turn: SQLite serialises calls on a connection itself, and a connection

@@ -159,13 +159,17 @@ class SqlStore:
         query = select(tables.run.c.state, func.count()).group_by(tables.run.c.state)
         with self._database.read() as connection:
             found = connection.execute(query).all()
-        return dict.fromkeys(get_args(RunState), 0) | {state: count for state, count in found}
+        return dict.fromkeys(get_args(RunState), 0) | {state: int(number) for state, number in found}
 
     # outbox
 
     def outbox_after(self, number: int, limit: int) -> list[OutboxRow]:
         with self._database.read() as connection:
             return outbox.after(connection, number, limit)
+
+    def last_outbox_number(self) -> int:
+        with self._database.read() as connection:
+            return outbox.last_number(connection)
 
     def outbox_trim(self, up_to: int) -> None:
         self._write(lambda connection: outbox.trim(connection, up_to))
@@ -179,6 +183,12 @@ class SqlStore:
         until_ms = now_ms + round(ttl_s * 1000)
 
         lease = tables.lease
+        ours = select(lease.c.name).where(
+            lease.c.name == name, lease.c.owner == owner, lease.c.until_ms - now_ms > until_ms - lease.c.until_ms
+        )
+        with self._database.read() as connection:  # holders ask several times a second; a write each time would wear the disk
+            if connection.execute(ours).first():
+                return True
 
         def take(connection: Connection) -> bool:
             free = and_(lease.c.name == name, or_(lease.c.owner == owner, lease.c.until_ms <= now_ms))
