@@ -35,6 +35,8 @@ class ReleaseStatusRow(msgspec.Struct, frozen=True):
     last_error: str = ""
     last_error_mend: str = ""
     prefix: str = ""
+    deployed_ms: int = 0
+    """Of the deployment that this row speaks of: a release may be deployed again after it failed."""
 
 
 class NodeStatus(msgspec.Struct, frozen=True):

@@ -1,0 +1,274 @@
+"""The composition root: from settings to opened ports, and from ports to a running node.
+
+Called by the command line only; nothing else knows which adapter stands behind a port. Ports are opened when they are first
+asked for, because a command that appends one record should not pay for the store.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from millstream_server import __version__
+from millstream_server.config import Settings
+from millstream_server.core.artifacts import Artifacts, Signer
+from millstream_server.core.errors import Unavailable
+from millstream_server.core.ids import new_id
+from millstream_server.core.index import ReleaseIndex
+from millstream_server.core.log import Log
+from millstream_server.core.store import Store
+
+if TYPE_CHECKING:
+    from millstream_server.environments.install import Installer
+
+DATA_FORMAT = 1
+"""Format of the data directory; a directory with a higher one was written by a newer version."""
+
+
+class DataFile(msgspec.Struct, frozen=True):
+    """`data.json`: what made the data directory."""
+
+    format: int
+    version: str
+    log_id: str
+    created_ms: int
+
+
+class Ports:
+    """The outside of one data directory, each port opened at its first use."""
+
+    def __init__(self, settings: Settings, *, create: bool) -> None:
+        self.settings = settings
+        self.data_dir = settings.data_dir
+        self._create = create
+
+    @cached_property
+    def log(self) -> Log:
+        from millstream_server.adapters.sqlite_log import SqliteLog
+        from millstream_server.node.node import GROUP
+
+        log = self.settings.log
+        return SqliteLog.open(
+            self.data_dir / "log.sqlite",
+            create=self._create,
+            max_record_bytes=log.max_record_bytes,
+            synchronous=log.synchronous,
+            protected_groups=(GROUP,),
+        )
+
+    @cached_property
+    def store(self) -> Store:
+        from millstream_server.adapters.sql import SqlStore
+
+        return SqlStore.open(f"sqlite:///{self.data_dir / 'store.sqlite'}", create=self._create)
+
+    @cached_property
+    def index(self) -> ReleaseIndex:
+        from millstream_server.adapters.folder_index import FolderIndex
+
+        return FolderIndex(self.data_dir / "index")
+
+    @cached_property
+    def artifacts(self) -> Artifacts:
+        from millstream_server.adapters.folder_artifacts import FolderArtifacts
+
+        return FolderArtifacts(self.data_dir / "artifacts")
+
+    @cached_property
+    def signer(self) -> Signer:
+        from millstream_server.adapters.keys import Ed25519Signer
+
+        path = self.signing_key
+        return Ed25519Signer(path) if path.exists() or not self._create else Ed25519Signer.create(path)
+
+    @cached_property
+    def installer(self) -> Installer:
+        from millstream_server.environments.install import Installer
+
+        return Installer(self.data_dir / "environments", self.index)
+
+    @property
+    def signing_key(self) -> Path:
+        return self.data_dir / "signing-key"
+
+    @property
+    def logbook_folder(self) -> Path:
+        return self.data_dir / "logs"
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for name in ("log", "store"):
+            opened = self.__dict__.pop(name, None)
+            if opened is not None:
+                opened.close()
+
+
+def open_ports(settings: Settings, *, create: bool = False) -> Ports:
+    """Look at a data directory, make it where `create` says so, and return its ports, still closed.
+
+    Raises:
+        Unavailable: no_node (it is not there), data_dir_unusable, data_dir_too_new.
+    """
+    data_dir = settings.data_dir
+    described = data_dir / "data.json"
+    if not described.exists():
+        if not create:
+            raise Unavailable(
+                "no_node", f"there is no data directory at {data_dir}", mend=f"millstream up --data-dir {shlex.quote(str(data_dir))}"
+            )
+        _make(data_dir, described)
+    found = _described(described)
+    if found.format > DATA_FORMAT:
+        raise Unavailable(
+            "data_dir_too_new",
+            f"{data_dir} was written by version {found.version} in format {found.format}; this is {__version__}, which reads up to format {DATA_FORMAT}",
+            where=str(described),
+        )
+    return Ports(settings, create=create)
+
+
+def holder(settings: Settings) -> str | None:
+    """Who holds the data directory now, as its lock file says it (pid and command); None when nobody does."""
+    path = settings.data_dir / "node.lock"
+    try:
+        with open(path, "r+b") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return path.read_text(errors="replace").strip() or "another process"
+            return None
+    except OSError:
+        return None  # no lock file: nobody has ever held it, or it cannot be read, which `doctor` reports
+
+
+def run_node(settings: Settings, *, create: bool, on_ready: Callable[[str], None], terminal: bool = True) -> int:
+    """Hold the data directory and live as its node until told to stop; the process's exit code.
+
+    Raises:
+        Unavailable: data_dir_held (naming who holds it), and what `open_ports` raises.
+    """
+    ports = open_ports(settings, create=create)
+    with _hold(settings.data_dir):
+        import uvloop
+
+        from millstream_server.node.logbook import Logbook
+
+        book = settings.logbook
+        logbook = Logbook(
+            ports.logbook_folder, settings.node.name, level=book.level, max_bytes=book.max_bytes, keep=book.keep, terminal=terminal
+        )
+        try:
+            sys.setswitchinterval(0.0005)
+            # Poller, committer and loop hand the interpreter to each other at every batch; the default of 5 ms would make
+            # each of them wait that long for one that computes.
+            gc.freeze()
+            return uvloop.run(_live(settings, ports, logbook, on_ready))
+        finally:
+            logbook.close()
+            ports.close()
+
+
+async def _live(settings: Settings, ports: Ports, logbook: object, on_ready: Callable[[str], None]) -> int:
+    from millstream_server.node.logbook import Logbook
+    from millstream_server.node.node import Node
+
+    assert isinstance(logbook, Logbook)
+    node = Node(_node_settings(settings), ports.log, ports.store, ports.artifacts, ports.signer, ports.installer, logbook)
+    return await node.run(on_ready)
+
+
+def _node_settings(settings: Settings) -> object:
+    from millstream_server.node.node import NodeSettings
+    from millstream_server.node.pool import PoolLimits
+    from millstream_server.node.runs import RunLimits
+
+    node = settings.node
+    # A result travels with its envelope: leave room for it below the largest record.
+    max_result_bytes = settings.log.max_record_bytes - 16 * 1024
+    return NodeSettings(
+        node.name,
+        node.role,
+        settings.data_dir / "work",
+        PoolLimits(
+            node.workers,
+            node.spare_workers,
+            node.max_batch_size,
+            node.max_batch_bytes,
+            node.attempt_timeout_s,
+            node.worker_ready_timeout_s,
+            node.worker_memory_bytes,
+            max_result_bytes,
+        ),
+        RunLimits(node.training_slots, node.run_lease_s, node.run_timeout_s, max_result_bytes, node.worker_memory_bytes),
+        node.max_queued_requests,
+        node.max_queued_bytes,
+        node.max_attempts,
+        node.commit_interval_ms / 1000,
+        node.deploy_timeout_s,
+        node.drain_timeout_s,
+        int(settings.log.retention_hours * 3_600_000),
+        node.reply_topics,
+    )
+
+
+class _hold:
+    """The lock of a data directory, held while the context lasts; the kernel gives it back whatever ends the process."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / "node.lock"
+
+    def __enter__(self) -> None:
+        try:
+            self._file = open(self._path, "a+b")  # closed in __exit__
+        except OSError as error:
+            raise Unavailable("data_dir_unusable", f"{self._path} cannot be written: {error.strerror}", where=str(self._path)) from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = self._path.read_text(errors="replace").strip() or "another process"
+            self._file.close()
+            raise Unavailable("data_dir_held", f"{self._path.parent} is held by {who}", where=str(self._path)) from None
+        self._file.truncate(0)
+        self._file.write(f"pid {os.getpid()}: {' '.join(map(shlex.quote, sys.argv))}\n".encode())
+        self._file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        self._file.truncate(0)
+        self._file.close()
+
+
+def _make(data_dir: Path, described: Path) -> None:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        strangers = [p.name for p in data_dir.iterdir() if p.name != "millstream.toml"]
+        if strangers:
+            raise Unavailable(
+                "data_dir_unusable",
+                f"{data_dir} holds other files ({', '.join(sorted(strangers)[:3])}) and is no data directory",
+                mend="give an empty or new folder with --data-dir",
+            )
+        now_ms = time.time_ns() // 1_000_000
+        temporary = described.with_suffix(".tmp")
+        temporary.write_bytes(msgspec.json.encode(DataFile(DATA_FORMAT, __version__, new_id(now_ms), now_ms)))
+        os.replace(temporary, described)
+    except OSError as error:
+        raise Unavailable("data_dir_unusable", f"{data_dir} cannot be made or written: {error.strerror}", where=str(data_dir)) from None
+
+
+def _described(path: Path) -> DataFile:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=DataFile)
+    except (OSError, msgspec.DecodeError) as error:
+        raise Unavailable(
+            "data_dir_unusable", f"{path} cannot be read: {error}", where=str(path), mend="restore it from a backup"
+        ) from None

@@ -1,0 +1,107 @@
+"""How a request that is tried again travels, and when it is tried no more.
+
+A death of its worker charges an attempt only to a request that ran alone; its batch mates are tried again singly, uncharged.
+Attempts are durable because the request goes through a retry topic in the transaction that finishes its old record.
+Each retry topic has one fixed delay, so its head is always due first. Source: DESIGN §4.4-§4.6.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from millstream_server.core.log import DLQ, RETRY_LATER, RETRY_NOW, RETRY_SOON, Headers, Outgoing, Record
+from millstream_server.core.request import Origin
+from millstream_server.core.work import Work
+
+DELAYS_S: dict[str, float] = {RETRY_NOW: 0.0, RETRY_SOON: 5.0, RETRY_LATER: 60.0}
+"""Delay of each retry topic, in seconds after its append time."""
+
+_OURS = frozenset(
+    {
+        "ms_origin_topic",
+        "ms_origin_partition",
+        "ms_origin_offset",
+        "ms_origin_key",
+        "ms_origin_append_ms",
+        "ms_first_parked_ms",
+        "ms_attempt",
+        "ms_alone",
+    }
+)
+
+Cause = Literal["worker_died", "timed_out", "out_of_memory", "retryable"]
+
+
+def retry_record(work: Work, *, attempts: int, alone: bool, now_ms: int, delayed: bool = False) -> Outgoing:
+    """The record that carries a request to its next try, with its original coordinates, key, append time and headers."""
+    topic = RETRY_NOW if not delayed else (RETRY_SOON if attempts <= 1 else RETRY_LATER)
+    origin = work.origin
+    parked = dict(work.headers).get("ms_first_parked_ms", str(now_ms).encode())
+    own: list[tuple[str, bytes]] = [
+        ("ms_origin_topic", origin.topic.encode()),
+        ("ms_origin_partition", str(origin.partition).encode()),
+        ("ms_origin_offset", str(origin.offset).encode()),
+        ("ms_origin_append_ms", str(origin.append_ms).encode()),
+        ("ms_first_parked_ms", parked),
+        ("ms_attempt", str(attempts).encode()),
+    ]
+    if origin.key is not None:
+        own.append(("ms_origin_key", origin.key))
+    if alone:
+        own.append(("ms_alone", b"1"))
+    return Outgoing(topic, work.value, origin.key, (*original_headers(work.headers), *own), work.source_partition)
+
+
+def original_headers(headers: Headers) -> Headers:
+    """The caller's own headers, ours taken out."""
+    return tuple((k, v) for k, v in headers if k not in _OURS)
+
+
+def retried_origin(record: Record) -> tuple[Origin, int, bool]:
+    """Read origin, charged attempts and the alone mark from a record of a retry topic.
+
+    Raises:
+        ValueError: the headers are not ours; the record is then a dead letter.
+    """
+    headers = dict(record.headers)
+    try:
+        origin = Origin(
+            headers["ms_origin_topic"].decode(),
+            int(headers["ms_origin_partition"]),
+            int(headers["ms_origin_offset"]),
+            int(headers["ms_origin_append_ms"]),
+            headers.get("ms_origin_key"),
+        )
+        return origin, int(headers["ms_attempt"]), headers.get("ms_alone") == b"1"
+    except (KeyError, UnicodeDecodeError) as error:
+        raise ValueError(f"a record on {record.topic} without the header {error}") from None
+
+
+def dead_letter(
+    *, value: bytes | None, key: bytes | None, headers: Headers, origin: Origin, code: str, message: str, attempts: int
+) -> Outgoing:
+    """The copy of a request's original bytes for the dead-letter topic, with its coordinates and the reason."""
+    own = (
+        ("ms_origin_topic", origin.topic.encode()),
+        ("ms_origin_partition", str(origin.partition).encode()),
+        ("ms_origin_offset", str(origin.offset).encode()),
+        ("ms_append_ms", str(origin.append_ms).encode()),
+        ("ms_error_code", code.encode()),
+        ("ms_error_message", message[:1000].encode()),
+        ("ms_attempt", str(attempts).encode()),
+    )
+    return Outgoing(DLQ, value, key, (*original_headers(headers), *own), origin.partition)
+
+
+def next_try(work: Work, cause: Cause, max_attempts: int) -> tuple[int, bool] | None:
+    """After a try that ended without an answer: charged attempts and the alone mark of the next try, or None when it is dead.
+
+    A request that shared its batch is tried again alone and uncharged; one that ran alone is charged.
+    """
+    if cause == "retryable":
+        charged = work.attempts + 1
+        return None if charged >= max_attempts else (charged, work.alone)
+    if not work.alone:
+        return work.attempts, True
+    charged = work.attempts + 1
+    return None if charged >= max_attempts else (charged, True)

@@ -1,0 +1,401 @@
+"""Makes results of outcomes and hands them, with the offsets they finish, to the committer.
+
+The one place of a node where a request's end is decided by the rules of `core.retry` and written as `core.result`; it also
+writes the log lines by which one id can be followed. Lives on the loop.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+from millstream import wire
+
+from millstream_server.core.errors import CODES
+from millstream_server.core.log import OUTPUT, Outgoing, Record
+from millstream_server.core.logbook import Line
+from millstream_server.core.request import Origin
+from millstream_server.core.result import Durations, RecordRef, Result, ResultError, Status, decode_result, encode_result
+from millstream_server.core.retry import Cause, dead_letter, next_try, original_headers, retry_record
+from millstream_server.core.routing import Refusal
+from millstream_server.core.work import Work
+from millstream_server.node.committer import CommitterThread, Finish
+from millstream_server.node.logbook import Logbook, entry
+from millstream_server.node.pool import Pool
+from millstream_server.node.rates import Rates
+from millstream_server.node.worker import Batch, Worker
+
+_STATUSES: dict[str, Status] = {"ok": "ok", "invalid": "invalid", "failed": "failed", "cancelled": "cancelled"}
+
+
+class Answerer:
+    """Turns outcomes into finished records; implements `pool.Answers`."""
+
+    def __init__(
+        self,
+        node: str,
+        committer: CommitterThread,
+        logbook: Logbook,
+        rates: Rates,
+        clock_ms: Callable[[], int],
+        *,
+        max_attempts: int,
+        reply_topics: Sequence[str],
+        listener: PoolEvents,
+    ) -> None:
+        self._node = node
+        self._committer = committer
+        self._logbook = logbook
+        self._rates = rates
+        self._clock_ms = clock_ms
+        self._max_attempts = max_attempts
+        self._reply_topics = reply_topics
+        self._listener = listener
+
+    # --- outcomes that intake decides -----------------------------------------------------------------------------------
+
+    def may_reply_to(self, topic: str) -> bool:
+        return not topic or any(fnmatch.fnmatchcase(topic, pattern) for pattern in self._reply_topics)
+
+    def refuse(self, work: Work, refusal: Refusal, path: str = "") -> None:
+        """Answer a request that cannot be routed."""
+        error = ResultError(refusal.code, refusal.message, path, refusal.mend or CODES[refusal.code].mend)
+        status: Status = "failed" if refusal.status == "failed" else "invalid"
+        self._end([work], status, error)
+
+    def bury(self, record: Record, origin: Origin, message: str) -> None:
+        """A record that nobody can be answered for: its bytes go to the dead-letter topic, untouched."""
+        letter = dead_letter(
+            value=record.value, key=record.key, headers=record.headers, origin=origin, code="undecodable", message=message, attempts=0
+        )
+        self._logbook.write(entry(event="dead_letter", level="warning", message=f"undecodable: {message}", extra={"record": _at(origin)}))
+        self._committer.submit([Finish(record.topic, record.partition, record.offset, (letter,), len(record.value or b""), "")], None)
+
+    def finish_silently(self, work: Work) -> None:
+        """The record is taken care of elsewhere (a run): its offset is finished without a result of its own."""
+        self._committer.submit([self._finish(work, ())], None)
+
+    # --- pool.Answers -------------------------------------------------------------------------------------------------
+
+    def batch_sent(self, pool: Pool, worker: Worker, batch: Batch) -> None:
+        name, model, version = batch.lane.key
+        works = batch.works
+        self._logbook.write(
+            entry(
+                event="dispatch",
+                requests=tuple(w.id for w in works),
+                pipeline=name,
+                model=model,
+                model_version=version,
+                release=pool.release,
+                worker=worker.pid,
+                attempt=works[0].attempt,
+                message=f"batch {batch.number} of {len(works)}" + (", alone" if worker.exclusive else ""),
+            )
+        )
+
+    def batch_answered(self, pool: Pool, worker: Worker, batch: Batch, results: wire.Results) -> None:
+        now_ms = self._clock_ms()
+        release = pool.release
+        label, build_id = release.label, release.build_id
+        name, model, version = batch.lane.key
+        waited_s = time.monotonic() - batch.sent_s
+        finishes: list[Finish] = []
+        failed = 0
+        for work, outcome in zip(batch.works, results.outcomes, strict=True):
+            if work.done:
+                continue
+            work.done = True
+            error = outcome.error
+            if error is not None:
+                failed += 1
+                if error.retryable and (tried := next_try(work, "retryable", self._max_attempts)) is not None:
+                    again = retry_record(work, attempts=tried[0], alone=tried[1], now_ms=now_ms, delayed=True)
+                    finishes.append(self._finish(work, (again,), build_id))
+                    continue
+            queue_s = max(0.0, (now_ms - work.origin.append_ms) / 1000 - waited_s)
+            result = Result(
+                work.id,
+                work.pipeline,
+                work.tenant,
+                _STATUSES[outcome.status],
+                RecordRef(work.origin.topic, work.origin.partition, work.origin.offset),
+                self._node,
+                work.attempt,
+                msgspec.Raw(outcome.body) if error is None else None,
+                None if error is None else ResultError(error.code, error.message, error.path, _mend(error.code)),
+                label,
+                build_id,
+                model,
+                version,
+                Durations(queue_s, work.load_s, results.run_s),
+            )
+            finishes.append(self._finish(work, (self._record(work, encode_result(result)),), build_id))
+        if failed:
+            self._log_errors(pool, worker, batch, results)
+        pool.uncommitted += len(finishes)
+        self._rates.answered(pool.release.build_id, len(finishes))
+        self._committer.submit(finishes, pool)
+
+    def batch_lost(self, pool: Pool, worker: Worker, works: list[Work], cause: Cause, detail: str) -> None:
+        now_ms = self._clock_ms()
+        again: list[Finish] = []
+        dead: list[Work] = []
+        for work in works:
+            tried = next_try(work, cause, self._max_attempts)
+            if tried is None:
+                dead.append(work)
+                continue
+            work.done = True
+            again.append(self._finish(work, (retry_record(work, attempts=tried[0], alone=tried[1], now_ms=now_ms),)))
+        if again:
+            self._logbook.write(
+                entry(
+                    event="retry",
+                    level="warning",
+                    requests=tuple(w.id for w in works if w not in dead),
+                    release=pool.release,
+                    worker=worker.pid,
+                    attempt=works[0].attempt,
+                    message=f"tried again alone: its worker ended, {detail}",
+                )
+            )
+            self._committer.submit(again, None)
+        if dead:
+            error = ResultError(
+                cause, f"it ended its worker {self._max_attempts} times running alone; the last time {detail}", "", _mend(cause)
+            )
+            self._end(dead, "dead", error, pool)
+            self._rates.error(pool.release.build_id, f"{dead[0].pipeline}: {detail}", _mend(cause))
+
+    def fail(self, pool: Pool, works: list[Work], code: str, message: str) -> None:
+        if works:
+            self._end(works, "failed", ResultError(code, message, "", _mend(code)), pool)
+            self._rates.error(pool.release.build_id, message, _mend(code))
+
+    def expire(self, pool: Pool | None, works: list[Work]) -> None:
+        now_ms = self._clock_ms()
+        for work in works:
+            late = (now_ms - work.origin.append_ms) / 1000
+            message = f"no result within the {(work.deadline_ms - work.origin.append_ms) / 1000:g} s it was given; {late:.1f} s have passed"
+            self._end([work], "expired", ResultError("expired", message, "", _mend("expired")), pool)
+
+    def author_line(self, pool: Pool, worker: Worker, log: wire.Log) -> None:
+        batch = worker.batches[0] if worker.batches else None
+        self._logbook.write(self._author(pool, worker, batch, log.level, log.message, tuple(log.requests), log.logger))
+
+    def output_line(self, pool: Pool, worker: Worker, line: str) -> None:
+        batch = worker.batches[0] if worker.batches else None
+        running = tuple(w.id for w in batch.works) if batch is not None else ()
+        self._logbook.write(self._author(pool, worker, batch, "info", line, running, "stdout"))
+
+    def worker_started(self, pool: Pool, worker: Worker) -> None:
+        self._worker_line(pool, worker, "worker_started", f"pid {worker.pid}")
+
+    def worker_ready(self, pool: Pool, worker: Worker, seconds: float) -> None:
+        started = time.monotonic() - worker.started_s
+        self._worker_line(pool, worker, "worker_ready", f"pid {worker.pid} after {started:.2f} s, {seconds:.2f} s of it imports")
+
+    def worker_ended(self, pool: Pool, worker: Worker, cause: str, expected: bool) -> None:
+        self._worker_line(pool, worker, "worker_ended", f"pid {worker.pid}: {cause}", "info" if expected else "warning")
+        if not expected:
+            self._rates.error(
+                pool.release.build_id, f"worker {worker.pid}: {cause}", "see: millstream logs --release " + pool.release.label
+            )
+
+    def pool_ready(self, pool: Pool) -> None:
+        self._listener.pool_ready(pool)
+
+    def pool_broken(self, pool: Pool, reason: str) -> None:
+        self._worker_line(pool, None, "release_broken", reason, "error")
+        self._rates.error(pool.release.build_id, reason, _mend("release_unavailable"))
+        self._listener.pool_broken(pool, reason)
+
+    def model_loaded(self, pool: Pool, worker: Worker, loaded: wire.Loaded) -> None:
+        self._logbook.write(
+            entry(
+                event="model_loaded",
+                model=loaded.model,
+                model_version=loaded.version,
+                release=pool.release,
+                worker=worker.pid,
+                duration_s=loaded.seconds,
+                message=f"loaded in {loaded.seconds:.3f} s",
+            )
+        )
+        self._listener.model_loaded(pool, loaded.model, loaded.version)
+
+    def model_unusable(self, pool: Pool, key: str, version: int, code: str, reason: str) -> None:
+        self._logbook.write(
+            entry(
+                event="model_refused",
+                level="error",
+                model=key,
+                model_version=version,
+                release=pool.release,
+                message=f"{code}: {reason}",
+            )
+        )
+        self._rates.error(pool.release.build_id, f"model {key} v{version}: {reason}", _mend(code))
+        self._listener.model_unusable(pool, key, version, code, reason)
+
+    # --- results ------------------------------------------------------------------------------------------------------
+
+    def _end(self, works: Sequence[Work], status: Status, error: ResultError, pool: Pool | None = None) -> None:
+        """End requests without an answer of a pipeline: one result each, and for dead ones their bytes as a dead letter."""
+        finishes = []
+        for work in works:
+            work.done = True
+            result = Result(
+                work.id,
+                work.pipeline,
+                work.tenant,
+                status,
+                RecordRef(work.origin.topic, work.origin.partition, work.origin.offset),
+                self._node,
+                work.attempt,
+                None,
+                error,
+                pool.release.label if pool else "",
+                pool.release.build_id if pool else "",
+                durations=Durations(max(0.0, (self._clock_ms() - work.origin.append_ms) / 1000)),
+            )
+            records = [self._record(work, encode_result(result))]
+            if status == "dead":
+                records.append(
+                    dead_letter(
+                        value=work.value,
+                        key=work.origin.key,
+                        headers=work.headers,
+                        origin=work.origin,
+                        code=error.code,
+                        message=error.message,
+                        attempts=work.attempt,
+                    )
+                )
+            finishes.append(self._finish(work, tuple(records), pool.release.build_id if pool else ""))
+        self._logbook.write(
+            entry(
+                event="result",
+                level="warning" if status in ("dead", "failed") else "info",
+                requests=tuple(w.id for w in works),
+                pipeline=works[0].pipeline,
+                tenant=works[0].tenant,
+                release=pool.release if pool else None,
+                attempt=works[0].attempt,
+                message=f"{status} {error.code}: {error.message}",
+            )
+        )
+        if pool is not None:
+            pool.uncommitted += len(finishes)
+            self._rates.answered(pool.release.build_id, len(finishes))
+        self._committer.submit(finishes, pool)
+
+    def _record(self, work: Work, value: bytes) -> Outgoing:
+        """Where a result goes: the reply topic if one was asked, else the output topic, the partition number of its request."""
+        headers = replay_headers(work)
+        if work.reply_to:
+            return Outgoing(work.reply_to, value, work.id.encode(), headers)
+        return Outgoing(OUTPUT, value, work.origin.key, headers, work.origin.partition)
+
+    def _finish(self, work: Work, records: tuple[Outgoing, ...], build_id: str = "") -> Finish:
+        return Finish(
+            work.source_topic, work.source_partition, work.source_offset, records, work.size_bytes, work.id, work.origin.append_ms, build_id
+        )
+
+    def _log_errors(self, pool: Pool, worker: Worker, batch: Batch, results: wire.Results) -> None:
+        """One line for each kind of failure in a batch; the author's traceback goes with the first of its kind."""
+        kinds: dict[tuple[str, str], tuple[wire.WireError, list[str]]] = {}
+        for work, outcome in zip(batch.works, results.outcomes, strict=True):
+            if outcome.error is not None:
+                kinds.setdefault((outcome.status, outcome.error.code), (outcome.error, []))[1].append(work.id)
+        for (status, code), (error, ids) in kinds.items():
+            self._logbook.write(
+                entry(
+                    event="result",
+                    level="warning" if status == "failed" else "info",
+                    requests=tuple(ids),
+                    pipeline=batch.lane.key[0],
+                    model=batch.lane.key[1],
+                    model_version=batch.lane.key[2],
+                    release=pool.release,
+                    worker=worker.pid,
+                    attempt=batch.works[0].attempt,
+                    message=f"{status} {code}: {error.message}",
+                    extra={"traceback": error.detail} if error.detail else {},
+                )
+            )
+            if status == "failed":
+                self._rates.error(pool.release.build_id, f"{batch.lane.key[0]}: {error.message}", _mend(code))
+
+    def _author(self, pool: Pool, worker: Worker, batch: Batch | None, level: str, message: str, ids: tuple[str, ...], logger: str) -> Line:
+        key = batch.lane.key if batch is not None else ("", "", 0)
+        return entry(
+            event="author",
+            level=level,
+            requests=ids,
+            pipeline=key[0],
+            model=key[1],
+            model_version=key[2],
+            release=pool.release,
+            worker=worker.pid,
+            attempt=batch.works[0].attempt if batch is not None else 0,
+            message=message,
+            extra={"logger": logger} if logger else {},
+        )
+
+    def _worker_line(self, pool: Pool, worker: Worker | None, event: str, message: str, level: str = "info") -> None:
+        self._logbook.write(
+            entry(
+                event=event,
+                level=level,
+                release=pool.release,
+                worker=worker.pid if worker else 0,
+                message=message,
+            )
+        )
+
+
+class PoolEvents:
+    """What the node wants to know of its pools beyond answers; the node overrides these."""
+
+    def pool_ready(self, pool: Pool) -> None: ...
+
+    def pool_broken(self, pool: Pool, reason: str) -> None: ...
+
+    def model_loaded(self, pool: Pool, key: str, version: int) -> None: ...
+
+    def model_unusable(self, pool: Pool, key: str, version: int, code: str, reason: str) -> None: ...
+
+
+def replay_headers(work: Work) -> tuple[tuple[str, bytes], ...]:
+    """Carry into the result that its request is a replayed dead letter, so that a caller can tell the two answers apart."""
+    return tuple((k, v) for k, v in original_headers(work.headers) if k == "ms_replay_of")
+
+
+def unwritable(record: Outgoing, code: str) -> Outgoing:
+    """What is written in the place of a result that the log refuses: the same answer on the output topic, with the reason."""
+    value = record.value or b""
+    result = decode_result(value)
+    if code == "record_too_large":
+        said = ResultError(
+            "result_too_large", f"the result has {len(value)} bytes, more than a record may have", "", _mend("result_too_large")
+        )
+        small = msgspec.structs.replace(result, status="failed", result=None, error=said)
+    else:
+        said = ResultError(
+            "reply_topic_unavailable", f"the reply topic {record.topic} does not exist", "", _mend("reply_topic_unavailable")
+        )
+        small = msgspec.structs.replace(result, error=result.error or said)
+    return Outgoing(OUTPUT, encode_result(small), record.key, record.headers, result.record.partition)
+
+
+def _mend(code: str) -> str:
+    known = CODES.get(code)
+    return known.mend if known else ""
+
+
+def _at(origin: Origin) -> str:
+    return f"{origin.topic}/{origin.partition}/{origin.offset}"

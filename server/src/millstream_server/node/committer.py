@@ -1,0 +1,184 @@
+"""The thread that alone writes results, each with the offset it finishes, in one transaction at a time.
+
+Source: DESIGN §4.6. A transaction opens at the first result and commits as soon as no pool that has a result in it has a batch
+in flight, at the latest `interval_s` after it opened; batches still running go into the next one. A commit that fails because
+the log cannot be written is tried again until it can: results are kept, nothing is committed ahead of them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import msgspec
+
+from millstream_server.core.errors import Fenced, LogUnavailable, RecordTooLarge, UnknownTopic
+from millstream_server.core.log import CommitPosition, Committer, Outgoing, Snapshot, TopicPartition
+from millstream_server.node.poller import Ledger
+
+STOP_S = 5.0
+"""How long a stopping node goes on trying to commit on a log that cannot be written."""
+
+
+class Finish(msgspec.Struct, frozen=True, gc=False):
+    """One record that is finished: where it was read, what is written for it, and how many bytes it held."""
+
+    topic: str
+    partition: int
+    offset: int
+    outgoing: tuple[Outgoing, ...]
+    size_bytes: int
+    request_id: str
+    append_ms: int = 0
+    build_id: str = ""
+    """The pool whose result it is, for its count of results that await a commit; empty for none."""
+
+
+class PoolState(Protocol):
+    """What the committer asks of a pool: how many of its batches are in flight. Read without a lock, written by the loop."""
+
+    batches_in_flight: int
+
+
+class CommitterThread:
+    """Owns the committer of the log; `submit` is called by the loop."""
+
+    def __init__(
+        self,
+        committer: Committer,
+        group: str,
+        ledger: Ledger,
+        snapshot: Callable[[], Snapshot | None],
+        committed: Callable[[list[Finish], set[PoolState], float], None],
+        replace: Callable[[Outgoing, str], Outgoing],
+        trouble: Callable[[str], None],
+        failed: Callable[[BaseException], None],
+        *,
+        interval_s: float,
+    ) -> None:
+        self._committer = committer
+        self._group = group
+        self._ledger = ledger
+        self._snapshot = snapshot
+        self._committed = committed
+        self._replace = replace
+        self._trouble = trouble
+        self._failed = failed
+        self._interval_s = interval_s
+        self._lock = threading.Condition()
+        self._queue: list[Finish] = []
+        self._pools: set[PoolState] = set()
+        self._opened_s = 0.0
+        self._stopping = False
+        self._give_up_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="committer")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, finishes: Iterable[Finish], pool: PoolState | None) -> None:
+        """Hand over finished records; `pool` is whose results they are (its batches may hold the commit back)."""
+        with self._lock:
+            if not self._queue:
+                self._opened_s = time.monotonic()
+            self._queue.extend(finishes)
+            if pool is not None:
+                self._pools.add(pool)
+            self._lock.notify()
+
+    def stop(self) -> None:
+        """Commit what was submitted and end; returns when the thread has ended."""
+        with self._lock:
+            self._give_up_s = time.monotonic() + STOP_S
+            self._stopping = True
+            self._lock.notify()
+        self._thread.join()
+        self._committer.close()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is waiting for a commit."""
+        return not self._queue
+
+    # --- the thread ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while (taken := self._wait()) is not None:
+                finishes, pools = taken
+                started = time.monotonic()
+                self._commit(finishes)
+                self._committed(finishes, pools, time.monotonic() - started)
+        except BaseException as error:  # whatever ends this thread must end the node: results would pile up in silence
+            self._failed(error)
+
+    def _wait(self) -> tuple[list[Finish], set[PoolState]] | None:
+        """Wait until the open transaction is due, and take all that is in it; None at the end."""
+        with self._lock:
+            while True:
+                if self._queue:
+                    left = self._opened_s + self._interval_s - time.monotonic()
+                    if self._stopping or left <= 0 or not any(pool.batches_in_flight for pool in self._pools):
+                        taken = self._queue, self._pools
+                        self._queue, self._pools = [], set()
+                        return taken
+                    self._lock.wait(left)
+                elif self._stopping:
+                    return None
+                else:
+                    self._lock.wait()
+
+    def _commit(self, finishes: list[Finish]) -> None:
+        positions = self._finish(finishes)
+        outgoing = [record for finish in finishes for record in finish.outgoing]
+        delay_s = 0.05
+        while True:
+            try:
+                self._committer.begin()
+                self._send(outgoing)
+                self._committer.commit(self._group, positions, self._snapshot())
+                break
+            except LogUnavailable as error:
+                # Nothing was written; the results are kept and tried again until the log takes them. A node that is
+                # stopping gives up after a while: uncommitted requests are read again by the next one.
+                self._committer.abort()
+                self._trouble(str(error))
+                if self._stopping and time.monotonic() > self._give_up_s:
+                    raise
+                time.sleep(delay_s)
+                delay_s = min(1.0, delay_s * 2)
+        if delay_s > 0.05:
+            self._trouble("")
+        self._ledger.finished += len(finishes)
+        self._ledger.finished_bytes += sum(finish.size_bytes for finish in finishes)
+
+    def _send(self, outgoing: list[Outgoing]) -> None:
+        try:
+            self._committer.send(outgoing)
+        except (RecordTooLarge, UnknownTopic):
+            for record in outgoing:
+                self._send_one(record)
+
+    def _send_one(self, record: Outgoing) -> None:
+        try:
+            self._committer.send([record])
+        except (RecordTooLarge, UnknownTopic) as error:
+            self._committer.send([self._replace(record, error.code)])
+
+    def _finish(self, finishes: list[Finish]) -> list[CommitPosition]:
+        """Enter what is finished and return the position of every partition touched."""
+        touched: dict[tuple[str, int], list[int]] = {}
+        for finish in finishes:
+            touched.setdefault((finish.topic, finish.partition), []).append(finish.offset)
+        positions = []
+        with self._ledger.lock:
+            for (topic, partition), offsets in touched.items():
+                tracker = self._ledger.trackers.get(TopicPartition(topic, partition))
+                if tracker is None:
+                    raise Fenced(f"partition {partition} of {topic} is no longer this node's")
+                tracker.finish_many(offsets)
+                offset, coded = tracker.position()
+                positions.append(CommitPosition(topic, partition, offset, coded))
+        return positions

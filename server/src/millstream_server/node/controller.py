@@ -1,0 +1,58 @@
+"""Promotes or gives up deployments: the holder of the lease `controller` compares the shared state with what nodes report.
+
+A release becomes current when every live node (row renewed within ten seconds) says READY; it is given up when one says BROKEN,
+or after the deploy timeout. The command line only writes rows and follows them, so ending it changes nothing. Source: DESIGN §5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from millstream_server.core.release import PackageState, Release, fail_deploy, promote
+from millstream_server.core.status import NodeStatus, decode_status
+from millstream_server.core.store import Store
+
+LIVE_MS = 10_000
+"""A node whose row is older than this is gone and holds nothing up."""
+
+
+class Controller:
+    """`step` is called twice a second in a worker thread."""
+
+    def __init__(self, store: Store, owner: str, clock_ms: Callable[[], int], *, deploy_timeout_s: float) -> None:
+        self._store = store
+        self._owner = owner
+        self._clock_ms = clock_ms
+        self._deploy_timeout_s = deploy_timeout_s
+
+    def step(self) -> bool:
+        """Look once; whether a package changed."""
+        now_ms = self._clock_ms()
+        if not self._store.take_lease("controller", self._owner, 5.0, now_ms):
+            return False
+        deploying = [state for state in self._store.packages() if state.deploying is not None]
+        if not deploying:
+            return False
+        nodes = [decode_status(row.status) for row in self._store.nodes() if row.updated_ms > now_ms - LIVE_MS]
+        return any([self._decide(state, nodes, now_ms) for state in deploying])
+
+    def _decide(self, state: PackageState, nodes: list[NodeStatus], now_ms: int) -> bool:
+        release = state.deploying
+        assert release is not None
+        said = [_said(node, release) for node in nodes]
+        broken = next((reason for status, reason in said if status == "BROKEN"), None)
+        if broken is not None:
+            return self._store.save_package(fail_deploy(state, broken))
+        if said and all(status == "READY" for status, _ in said):
+            return self._store.save_package(promote(state))
+        if now_ms > release.deployed_ms + self._deploy_timeout_s * 1000:
+            return self._store.save_package(fail_deploy(state, f"it was not ready within {self._deploy_timeout_s:g} s"))
+        return False
+
+
+def _said(node: NodeStatus, release: Release) -> tuple[str, str]:
+    """What a node reports of a build, for this deployment of it (an older failure of the same build does not count)."""
+    for row in node.releases:
+        if row.build_id == release.build_id and row.deployed_ms == release.deployed_ms:
+            return row.environment, f"{row.reason} (on {node.node})"
+    return "INSTALLING", ""

@@ -1,0 +1,276 @@
+"""What becomes of a record that was read: routed to a pool, submitted as a run, answered at once, or a dead letter.
+
+Lives on the loop. No rule is made here: decoding is `core.request`, routing `core.routing`, retries `core.retry`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections.abc import Callable
+
+from millstream_server.core.errors import Unavailable
+from millstream_server.core.ids import new_id
+from millstream_server.core.log import INPUT, Record
+from millstream_server.core.request import BadRequest, decode_request, origin_of
+from millstream_server.core.retry import retried_origin
+from millstream_server.core.routing import Catalog, Refusal, Route
+from millstream_server.core.run import NewRun, RunRequest
+from millstream_server.core.store import AnswerMaker, Store, Submitted
+from millstream_server.core.work import Work
+from millstream_server.node.answers import Answerer
+from millstream_server.node.logbook import Logbook, entry
+from millstream_server.node.pool import Pool
+
+
+class Intake:
+    """Takes records by the batch."""
+
+    def __init__(
+        self,
+        log_id: str,
+        catalog: Catalog,
+        answers: Answerer,
+        logbook: Logbook,
+        store: Store,
+        run_answers: AnswerMaker,
+        pool_of: Callable[[str], Pool | None],
+        broken: Callable[[str], str],
+        catch_up: Callable[[], asyncio.Future[None] | asyncio.Task[None]],
+        run_submitted: Callable[[], None],
+        clock_ms: Callable[[], int],
+        *,
+        max_attempts: int,
+    ) -> None:
+        self._log_id = log_id
+        self._catalog = catalog
+        self._answers = answers
+        self._logbook = logbook
+        self._store = store
+        self._run_answers = run_answers
+        self._pool_of = pool_of
+        self._broken = broken
+        self._catch_up = catch_up
+        self._run_submitted = run_submitted
+        self._clock_ms = clock_ms
+        self._max_attempts = max_attempts
+        self._waiting_for_view: list[Work] = []
+        self._waiting_for_pool: dict[str, list[tuple[Route, Work]]] = {}
+        self._submitting: asyncio.Queue[tuple[Route, Work]] = asyncio.Queue()
+        self._deadlines: list[tuple[int, int, Work]] = []
+        self._deadline_number = 0
+
+    def take(self, records: list[Record]) -> None:
+        """Take records of one poll, then let every pool that got some send."""
+        started = time.monotonic()
+        works: list[Work] = []
+        for record in records:
+            work = self._read(record)
+            if work is not None:
+                works.append(work)
+        if works:
+            self._logbook.write(
+                entry(
+                    "intake",
+                    f"{len(works)} read in {(time.monotonic() - started) * 1000:.1f} ms",
+                    requests=tuple(w.id for w in works),
+                    attempt=works[0].attempt,
+                    pipeline=works[0].pipeline if len(works) == 1 else "",
+                    tenant=works[0].tenant if len(works) == 1 else "",
+                )
+            )
+        self.route(works)
+
+    def route(self, works: list[Work]) -> None:
+        """Send each request where it belongs now."""
+        pools: set[Pool] = set()
+        resolve = self._catalog.resolve
+        for work in works:
+            route = resolve(work.pipeline, work.tenant)
+            if type(route) is Refusal:
+                self._refuse(work, route)
+                continue
+            assert isinstance(route, Route)
+            if route.pipeline.kind == "training":
+                self._submitting.put_nowait((route, work))
+                continue
+            pool = self._pool_of(route.release.build_id)
+            if pool is None or pool.broken:
+                self._hold_for_pool(route, work)
+                continue
+            pool.put(route, work)
+            pools.add(pool)
+        for pool in pools:
+            pool.pump()
+
+    def pool_changed(self) -> None:
+        """Environments changed: look again at what waited for one."""
+        waiting, self._waiting_for_pool = self._waiting_for_pool, {}
+        self.route([work for held in waiting.values() for _, work in held if not work.done])
+
+    def tick(self, now_ms: int) -> None:
+        """Expire what is late, wherever it waits."""
+        late: list[Work] = []
+        while self._deadlines and self._deadlines[0][0] <= now_ms:
+            _, _, work = heapq.heappop(self._deadlines)
+            if not work.done:
+                late.append(work)
+        if late:
+            self._answers.expire(None, late)
+
+    async def submit_runs(self) -> None:
+        """Write runs to the store, one after the other; only then does their record's offset go on."""
+        while True:
+            route, work = await self._submitting.get()
+            if work.done:
+                continue
+            delay_s = 0.1
+            while True:
+                try:
+                    submitted = await asyncio.to_thread(self._submit, route, work)
+                    break
+                except Unavailable as error:
+                    self._logbook.write(entry("submit", f"not written yet: {error.message}", level="warning", requests=(work.id,)))
+                    await asyncio.sleep(delay_s)
+                    delay_s = min(2.0, delay_s * 2)
+            self._submitted(route, work, submitted)
+
+    # --- one record ---------------------------------------------------------------------------------------------------
+
+    def _read(self, record: Record) -> Work | None:
+        attempts, alone = 0, False
+        if record.topic == INPUT:
+            origin = origin_of(record)
+        else:
+            try:
+                origin, attempts, alone = retried_origin(record)
+            except ValueError as error:
+                self._answers.bury(record, origin_of(record), str(error))
+                return None
+        value = record.value or b""
+        try:
+            envelope = decode_request(record.value)
+        except BadRequest as error:
+            if not error.id:
+                self._answers.bury(record, origin, error.message)
+                return None
+            work = Work(error.id, "", "", b"", "", record.topic, record.partition, record.offset, origin, value, record.headers)
+            work.size_bytes = len(value)
+            self._answers.refuse(work, Refusal("bad_request", error.message), error.path)
+            return None
+        work = Work(
+            envelope.id,
+            envelope.pipeline,
+            envelope.tenant,
+            bytes(envelope.params),
+            envelope.reply_to,
+            record.topic,
+            record.partition,
+            record.offset,
+            origin,
+            value,
+            record.headers,
+            attempts,
+            alone,
+            0,
+            envelope.idempotency_key,
+            len(value),
+        )
+        if envelope.reply_to and not self._answers.may_reply_to(envelope.reply_to):
+            work.reply_to = ""
+            self._answers.refuse(
+                work,
+                Refusal("reply_topic_not_allowed", f"reply_to names {envelope.reply_to!r}, which is not on the allow-list"),
+                "$.reply_to",
+            )
+            return None
+        if envelope.timeout_s:
+            work.deadline_ms = origin.append_ms + int(envelope.timeout_s * 1000)
+            self._deadline_number += 1
+            heapq.heappush(self._deadlines, (work.deadline_ms, self._deadline_number, work))
+        return work
+
+    def _refuse(self, work: Work, refusal: Refusal) -> None:
+        """Say it at once, except where news may be on the way: then only after the followed topics were read to their end."""
+        if not refusal.needs_fresh_view:
+            self._answers.refuse(work, refusal)
+            return
+        self._waiting_for_view.append(work)
+        if len(self._waiting_for_view) == 1:
+            asyncio.get_running_loop().create_task(self._refuse_with_fresh_view())
+
+    async def _refuse_with_fresh_view(self) -> None:
+        await self._catch_up()
+        waiting, self._waiting_for_view = self._waiting_for_view, []
+        routable: list[Work] = []
+        for work in waiting:
+            if work.done:
+                continue
+            found = self._catalog.resolve(work.pipeline, work.tenant)
+            if isinstance(found, Refusal):
+                self._answers.refuse(work, found, "$.pipeline" if found.code == "unknown_pipeline" else "")
+            else:
+                routable.append(work)
+        self.route(routable)
+
+    def _hold_for_pool(self, route: Route, work: Work) -> None:
+        """The release has no pool here: wait while its environment is being built, else say why it cannot be."""
+        reason = self._broken(route.release.build_id)
+        if reason:
+            self._answers.refuse(
+                work, Refusal("release_unavailable", f"{route.release.label} cannot run on this node: {reason}", status="failed")
+            )
+            return
+        self._waiting_for_pool.setdefault(route.release.build_id, []).append((route, work))
+
+    # --- runs ---------------------------------------------------------------------------------------------------------
+
+    def _submit(self, route: Route, work: Work) -> Submitted:
+        new = NewRun(
+            new_id(self._clock_ms()),
+            work.tenant,
+            work.pipeline,
+            route.package,
+            route.pipeline.model,
+            work.idempotency_key or work.id,
+            work.params,
+            work.deadline_ms,
+            self._max_attempts,
+        )
+        origin = work.origin
+        request = RunRequest(
+            self._log_id,
+            origin.topic,
+            origin.partition,
+            origin.offset,
+            origin.append_ms,
+            work.id,
+            work.reply_to,
+            origin.key,
+            work.value,
+            work.headers,
+        )
+        return self._store.submit_run(new, request, self._run_answers, self._clock_ms())
+
+    def _submitted(self, route: Route, work: Work, submitted: Submitted) -> None:
+        if submitted.conflict:
+            key = work.idempotency_key or work.id
+            message = f"idempotency key {key!r} was used by run {submitted.run} with other parameters"
+            self._answers.refuse(work, Refusal("conflict", message), "$.idempotency_key")
+            return
+        work.done = True
+        said = "accepted as" if submitted.created else "joins"
+        self._logbook.write(
+            entry(
+                "submitted",
+                f"{said} run {submitted.run}",
+                requests=(work.id,),
+                run=submitted.run,
+                pipeline=work.pipeline,
+                tenant=work.tenant,
+                release=route.release,
+            )
+        )
+        self._answers.finish_silently(work)
+        self._run_submitted()

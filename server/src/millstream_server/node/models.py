@@ -1,0 +1,157 @@
+"""Which version of each model this node serves, and how a new one takes over.
+
+Follows `ModelCacheEvent` through `Catalog`. A new champion is verified, loaded into a ready worker of the release that
+trained it, and only then routed to; the old version answers until that moment. A version whose files are damaged, unsigned or
+do not load is never routed to: the last good one serves on. Lives on the loop; hashing happens in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from millstream_server.core.artifacts import Artifacts, Signer
+from millstream_server.core.errors import Failed
+from millstream_server.core.model import ModelState, ModelVersion, decode_artifact_manifest
+from millstream_server.core.routing import Catalog
+from millstream_server.node.pool import Pool
+
+FORGET_S = 30.0
+"""How long workers keep a version after its successor took over, for requests that were routed to it before."""
+
+
+def verify(artifacts: Artifacts, signer: Signer, key: str, version: ModelVersion) -> Path:
+    """Check signature, identity and every file of a model version, and return its folder.
+
+    Runs in a thread. Nothing of the artifact is parsed before this has returned.
+
+    Raises:
+        Failed: model_damaged, naming what differs.
+    """
+    signed = version.artifact
+    if not signer.verify(signed.manifest.encode(), signed.signature, signed.key_id):
+        raise Failed("model_damaged", f"the manifest of {key} v{version.version} is not signed by a known key", where=version.location)
+    manifest = decode_artifact_manifest(signed.manifest.encode())
+    named = (f"{manifest.tenant}.{manifest.model}", manifest.version, manifest.build_id)
+    if named != (key, version.version, version.build_id):
+        raise Failed("model_damaged", f"the manifest of {key} v{version.version} was signed for {named}", where=version.location)
+    folder = artifacts.fetch(version.location)
+    found = {entry.name: entry for entry in artifacts.hash_files(folder)}
+    for expected in manifest.files:
+        entry = found.pop(expected.name, None)
+        if entry is None:
+            raise Failed("model_damaged", f"file {expected.name} of {key} v{version.version} is missing", where=str(folder))
+        if entry != expected:
+            raise Failed(
+                "model_damaged", f"file {expected.name} of {key} v{version.version} differs from its signed hash", where=str(folder)
+            )
+    if found:
+        raise Failed(
+            "model_damaged", f"{key} v{version.version} has a file that was not signed: {', '.join(sorted(found))}", where=str(folder)
+        )
+    return folder
+
+
+class Models:
+    """Switches of model versions on this node."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        artifacts: Artifacts,
+        signer: Signer,
+        pool_of: Callable[[str, str], Pool | None],
+        switched: Callable[[ModelState, ModelVersion], None],
+    ) -> None:
+        self._catalog = catalog
+        self._artifacts = artifacts
+        self._signer = signer
+        self._pool_of = pool_of
+        self._switched = switched
+        self._pending: dict[str, int] = {}
+
+    async def prepare(self, key: str, version: ModelVersion) -> Path:
+        """`pool.PrepareModel`: verify off the loop."""
+        return await asyncio.to_thread(verify, self._artifacts, self._signer, key, version)
+
+    def take(self, state: ModelState) -> None:
+        """A model's state is new: serve its champion, at once where none was served, else when it is loaded."""
+        version = self._catalog.version_to_serve(state)
+        if version is None:
+            return
+        key = state.key
+        serving = self._catalog.serving.get(key, 0)
+        if serving == version.version:
+            return
+        if serving == 0 or state.find(serving) is None:
+            self._switch(state, version)
+            self._preload(key, version)
+            return
+        self._pending[key] = version.version
+        self._preload(key, version)
+
+    def retry_pending(self) -> None:
+        """A pool became ready: load what waits for it."""
+        for key, number in list(self._pending.items()):
+            version = self._catalog.version(key, number)
+            if version is not None:
+                self._preload(key, version)
+
+    def loaded(self, key: str, number: int) -> None:
+        """A worker has a version: if it is the one that waits to take over, it does."""
+        if self._pending.get(key) != number:
+            return
+        del self._pending[key]
+        state = self._catalog.models.get(key)
+        version = state.find(number) if state else None
+        if state is not None and version is not None:
+            self._switch(state, version)
+
+    def unusable(self, key: str, number: int, code: str, reason: str) -> None:
+        """A version cannot be used: never route to it; fall back to the last good one."""
+        if self._pending.get(key) == number:
+            del self._pending[key]
+        self._catalog.mark_unusable(key, number, code, reason)
+        state = self._catalog.models.get(key)
+        if state is not None and key not in self._catalog.serving:
+            fallback = self._catalog.version_to_serve(state)
+            if fallback is not None:
+                self._switch(state, fallback)
+
+    def count(self, package: str, build_id: str) -> int:
+        """Models that a build answers for now."""
+        total = 0
+        for key, number in self._catalog.serving.items():
+            version = self._catalog.version(key, number)
+            if version is not None and (version.package, version.build_id) == (package, build_id):
+                total += 1
+        return total
+
+    def needed_builds(self) -> set[tuple[str, str]]:
+        """(package, build) of every version that is champion or being served."""
+        needed = set()
+        for state in self._catalog.models.values():
+            for number in {state.champion, self._catalog.serving.get(state.key, 0)}:
+                version = state.find(number)
+                if version is not None:
+                    needed.add((version.package, version.build_id))
+        return needed
+
+    def _preload(self, key: str, version: ModelVersion) -> None:
+        pool = self._pool_of(version.package, version.build_id)
+        if pool is not None:
+            pool.preload(key, version)
+
+    def _switch(self, state: ModelState, version: ModelVersion) -> None:
+        before = self._catalog.serving.get(state.key, 0)
+        self._catalog.serve(state.key, version.version)
+        self._switched(state, version)
+        if before and before != version.version:
+            asyncio.get_running_loop().call_later(FORGET_S, self._forget, state.key, before)
+
+    def _forget(self, key: str, number: int) -> None:
+        version = self._catalog.version(key, number)
+        pool = self._pool_of(version.package, version.build_id) if version else None
+        if pool is not None and self._catalog.serving.get(key) != number:
+            pool.forget(key, number)

@@ -1,0 +1,550 @@
+"""The node: wires its rooms together, starts them in order, and lets them end in order.
+
+Start: follow releases and models to their present end, start the pools they need, then read requests. End on SIGTERM: stop
+reading, let workers answer what they have, commit it, give up leases. Anything that ends a thread or task on the way ends the
+node with its reason, because half a node is worse than none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from millstream_server import __version__
+from millstream_server.core.artifacts import Artifacts, Signer
+from millstream_server.core.errors import LogUnavailable, MillstreamError, Unavailable
+from millstream_server.core.ids import new_id
+from millstream_server.core.log import (
+    DLQ,
+    INPUT,
+    MODELS,
+    OUTPUT,
+    RELEASES,
+    RETRY_LATER,
+    RETRY_NOW,
+    RETRY_SOON,
+    Log,
+    Record,
+    TopicSpec,
+)
+from millstream_server.core.model import ModelState, ModelVersion, decode_model
+from millstream_server.core.release import Release, decode_package
+from millstream_server.core.routing import Catalog
+from millstream_server.core.status import NodeStatus, ReleaseStatusRow, encode_status
+from millstream_server.core.store import NodeRow, Store
+from millstream_server.node.answers import Answerer, PoolEvents, unwritable
+from millstream_server.node.committer import CommitterThread, Finish, PoolState
+from millstream_server.node.controller import Controller
+from millstream_server.node.followers import Follower
+from millstream_server.node.intake import Intake
+from millstream_server.node.logbook import Logbook, entry
+from millstream_server.node.models import Models
+from millstream_server.node.outbox import OutboxRelay
+from millstream_server.node.poller import Ledger, Poller
+from millstream_server.node.pool import Pool, PoolLimits
+from millstream_server.node.rates import Rates
+from millstream_server.node.releases import Installer, Releases
+from millstream_server.node.runs import RunLimits, Runs, answer_maker
+
+GROUP = "millstream"
+INTAKE_TOPICS = (INPUT, RETRY_NOW, RETRY_SOON, RETRY_LATER)
+PARTITIONS = 12
+TICK_S = 0.1
+
+
+class NodeSettings(msgspec.Struct, frozen=True):
+    """What the composition root decides for a node; times in seconds, sizes in bytes."""
+
+    name: str
+    role: str
+    work_folder: Path
+    pool: PoolLimits
+    runs: RunLimits
+    max_queued_requests: int
+    max_queued_bytes: int
+    max_attempts: int
+    commit_interval_s: float
+    deploy_timeout_s: float
+    drain_timeout_s: float
+    retention_ms: int
+    reply_topics: tuple[str, ...]
+
+    @property
+    def serves(self) -> bool:
+        return self.role in ("all", "inference")
+
+    @property
+    def trains(self) -> bool:
+        return self.role in ("all", "training")
+
+
+def topic_specs(retention_ms: int) -> list[TopicSpec]:
+    """Every topic of the platform, as it must be."""
+    kept = [TopicSpec(t, PARTITIONS, retention_ms) for t in (INPUT, OUTPUT, DLQ, RETRY_NOW, RETRY_SOON, RETRY_LATER)]
+    return [*kept, TopicSpec(RELEASES, 3, 0, True), TopicSpec(MODELS, 3, 0, True)]
+
+
+class Node(PoolEvents):
+    """One node's life; `run` is all of it."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        log: Log,
+        store: Store,
+        artifacts: Artifacts,
+        signer: Signer,
+        installer: Installer,
+        logbook: Logbook,
+    ) -> None:
+        self.settings = settings
+        self.log = log
+        self.store = store
+        self.artifacts = artifacts
+        self.signer = signer
+        self.installer = installer
+        self.logbook = logbook
+        self.instance = new_id(self._clock_ms())
+        self.started_ms = self._clock_ms()
+        self.catalog = Catalog()
+        self.rates = Rates()
+        self.ledger = Ledger()
+        self.accepting = False
+        self._troubles: dict[str, str] = {}
+        self._reason = ""
+        self._error: BaseException | None = None
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._catching_up: asyncio.Task[None] | None = None
+
+    @staticmethod
+    def _clock_ms() -> int:
+        return time.time_ns() // 1_000_000
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def run(self, on_ready: Callable[[str], None]) -> int:
+        """Live until told to stop; the process's exit code.
+
+        Args:
+            on_ready: called with one line once the node accepts requests.
+
+        Raises:
+            MillstreamError: what ended the node, where it was not told to stop.
+        """
+        loop = self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        await self._start()
+        on_ready(f"node {self.settings.name} accepts requests (pid {os.getpid()})")
+        self.logbook.write(entry("node_started", f"accepts requests after {(self._clock_ms() - self.started_ms) / 1000:.2f} s"))
+        await self._stop.wait()
+        await self._end()
+        if self._error is not None:
+            raise self._error
+        return 0
+
+    async def _start(self) -> None:
+        settings, loop = self.settings, self._loop
+        self.log.create_topics(topic_specs(settings.retention_ms))
+        self.installer.sweep()
+        self.store.release_leases(settings.name, self._clock_ms())
+        self._wire()
+        self.follower.start()
+        await self.follower.catch_up()
+        self.committer.start()
+        self.releases.reconcile()
+        if settings.serves:
+            self.poller.start()
+            while not await asyncio.to_thread(self.poller.assigned.wait, 0.05):
+                if self._stop.is_set():
+                    return
+        self.accepting = True
+        self._spawn(self.relay.run(), "outbox")
+        self._spawn(self._tick(), "tick")
+        self._spawn(self._report(), "status")
+        self._spawn(self._control(), "controller")
+        self._spawn(self._maintain(), "maintenance")
+        self._spawn(self.intake.submit_runs(), "intake of runs")
+        if settings.trains:
+            self._spawn(self.runs.run(), "runs")
+
+    def _wire(self) -> None:
+        """Make every room and join them: the wiring diagram of a node."""
+        settings, loop, clock = self.settings, self._loop, self._clock_ms
+        self.follower = Follower(self.log, loop, self._follow, self._thread_trouble("follower"), self._fail_from_thread)
+        self.committer = CommitterThread(
+            self.log.committer(f"{GROUP}.{settings.name}.{self.instance}"),
+            GROUP,
+            self.ledger,
+            lambda: self.poller.snapshot,
+            self._committed_in_thread,
+            unwritable,
+            self._thread_trouble("committer"),
+            self._fail_from_thread,
+            interval_s=settings.commit_interval_s,
+        )
+        self.answers = Answerer(
+            settings.name,
+            self.committer,
+            self.logbook,
+            self.rates,
+            clock,
+            max_attempts=settings.max_attempts,
+            reply_topics=settings.reply_topics,
+            listener=self,
+        )
+        self.models = Models(self.catalog, self.artifacts, self.signer, lambda _, build: self.releases.pool(build), self._switched)
+        self.releases = Releases(
+            self.catalog,
+            self.installer,
+            self.logbook,
+            self._make_pool,
+            self.models.needed_builds,
+            self._releases_changed,
+            loop,
+            serves=settings.serves,
+        )
+        self.relay = OutboxRelay(self.log, self.store, self.instance, clock, self._trouble("outbox"))
+        self.runs = Runs(
+            settings.name,
+            self.store,
+            self.artifacts,
+            self.signer,
+            self.logbook,
+            clock,
+            self._current_builds,
+            settings.work_folder,
+            settings.runs,
+            self.relay.notify,
+            loop,
+        )
+        self.intake = Intake(
+            self.log.log_id,
+            self.catalog,
+            self.answers,
+            self.logbook,
+            self.store,
+            answer_maker(settings.name, clock),
+            self.releases.pool,
+            self._broken_reason,
+            self._catch_up,
+            self._run_submitted,
+            clock,
+            max_attempts=settings.max_attempts,
+        )
+        self.poller = Poller(
+            self.log,
+            GROUP,
+            INTAKE_TOPICS,
+            self.ledger,
+            self._deliver,
+            self._thread_trouble("poller"),
+            self._fail_from_thread,
+            max_held=settings.max_queued_requests,
+            max_held_bytes=settings.max_queued_bytes,
+            clock_ms=clock,
+        )
+        self.controller = Controller(self.store, self.instance, clock, deploy_timeout_s=settings.deploy_timeout_s)
+
+    async def _end(self) -> None:
+        """Stop reading, answer what is in workers, commit it, and leave."""
+        timeout_s = self.settings.drain_timeout_s
+        self.accepting = False
+        self.logbook.write(entry("node_stopping", self._reason or "told to stop; answering what is in flight"))
+        if self.settings.serves:
+            await asyncio.to_thread(self.poller.stop)
+        for task in self._tasks:
+            if task.get_name() not in ("outbox", "runs"):
+                task.cancel()
+        closing_runs = self._loop.create_task(self.runs.close(timeout_s))
+        await self.releases.close(timeout_s)
+        await asyncio.to_thread(self.committer.stop)
+        await closing_runs
+        self.relay.stopping = True
+        self.relay.notify()
+        await asyncio.wait(self._tasks, timeout=5)
+        with contextlib.suppress(MillstreamError):  # a log that cannot be written now keeps its outbox for the next node
+            await asyncio.to_thread(self.relay.flush)
+        await asyncio.to_thread(self.follower.stop)
+        if self.settings.serves:
+            self.poller.close()
+        with contextlib.suppress(Unavailable):  # the row lapses by itself
+            await asyncio.to_thread(self.store.forget_node, self.settings.name)
+        self.logbook.write(entry("node_stopped", "nothing in flight"))
+
+    # --- what rooms say ------------------------------------------------------------------------------------------------
+
+    def _follow(self, records: list[Record]) -> None:
+        """Apply what the followed topics said."""
+        changed = False
+        for record in records:
+            if record.value is None:
+                continue
+            try:
+                if record.topic == RELEASES:
+                    changed |= self.catalog.put_package(decode_package(record.value))
+                else:
+                    state = decode_model(record.value)
+                    if self.catalog.put_model(state):
+                        changed = True
+                        self.models.take(state)
+            except msgspec.DecodeError as error:
+                self.logbook.write(
+                    entry("follow", f"{record.topic}/{record.partition}/{record.offset} is not understood: {error}", level="error")
+                )
+        if changed:
+            self.releases.reconcile()
+            self._releases_changed()
+
+    def _switched(self, state: ModelState, version: ModelVersion) -> None:
+        release = self.catalog.release(version.package, version.build_id)
+        self.logbook.write(
+            entry(
+                "model_switched",
+                f"serves v{version.version}, trained by run {version.run}",
+                model=state.key,
+                model_version=version.version,
+                tenant=state.tenant,
+                release=release,
+            )
+        )
+
+    def _releases_changed(self) -> None:
+        self.intake.pool_changed()
+        self.models.retry_pending()
+
+    def pool_ready(self, pool: Pool) -> None:
+        self.releases.pool_ready(pool)
+        self._preload(pool)
+        self._releases_changed()
+
+    def pool_broken(self, pool: Pool, reason: str) -> None:
+        self.releases.pool_broken(pool, reason)
+
+    def model_loaded(self, pool: Pool, key: str, version: int) -> None:
+        self.models.loaded(key, version)
+
+    def model_unusable(self, pool: Pool, key: str, version: int, code: str, reason: str) -> None:
+        self.models.unusable(key, version, code, reason)
+
+    def _preload(self, pool: Pool) -> None:
+        """Load what a pool will be asked for before it is."""
+        for key, number in self.catalog.serving.items():
+            version = self.catalog.version(key, number)
+            if version is not None and version.build_id == pool.release.build_id:
+                pool.preload(key, version)
+
+    def _run_submitted(self) -> None:
+        self.runs.submitted()
+        self.relay.notify()
+
+    def _deliver(self, records: list[Record]) -> None:
+        """On the poller's thread."""
+        self._loop.call_soon_threadsafe(self.intake.take, records)
+
+    def _committed_in_thread(self, finishes: list[Finish], pools: set[PoolState], seconds: float) -> None:
+        """On the committer's thread."""
+        self._loop.call_soon_threadsafe(self._committed, finishes, pools, seconds)
+
+    def _committed(self, finishes: list[Finish], pools: set[PoolState], seconds: float) -> None:
+        """On the loop, after a commit: the pools may send again, the poller may read again."""
+        now_s = time.time()
+        ids = tuple(f.request_id for f in finishes if f.request_id)
+        if ids:
+            self.logbook.write(entry("commit", f"{len(finishes)} in {seconds * 1000:.1f} ms", requests=ids, duration_s=seconds))
+        self._count_committed(finishes, pools, now_s)
+        self.poller.wake()
+        for pool in pools:
+            if isinstance(pool, Pool):
+                pool.pump()
+
+    def _count_committed(self, finishes: list[Finish], pools: set[PoolState], now_s: float) -> None:
+        by_pool: dict[str, list[float]] = {}
+        for finish in finishes:
+            if finish.build_id:
+                by_pool.setdefault(finish.build_id, []).append(now_s - finish.append_ms / 1000)
+        for pool in pools:
+            if isinstance(pool, Pool):
+                latencies = by_pool.get(pool.release.build_id, [])
+                pool.uncommitted -= len(latencies)
+                self.rates.latencies(pool.release.build_id, latencies)
+
+    # --- questions of rooms ---------------------------------------------------------------------------------------------
+
+    def _make_pool(self, release: Release, python: Path) -> Pool:
+        return Pool(
+            release,
+            python,
+            self.settings.work_folder,
+            self.settings.pool,
+            self.answers,
+            self.models.prepare,
+            self.catalog.version,
+            self._loop,
+        )
+
+    def _broken_reason(self, build_id: str) -> str:
+        found = self.releases.builds.get(build_id)
+        return found.reason if found is not None and found.status == "BROKEN" else ""
+
+    def _catch_up(self) -> asyncio.Task[None]:
+        return self._loop.create_task(self.follower.catch_up())
+
+    def _current_builds(self) -> dict[str, tuple[Release, Path]]:
+        """Packages whose current release can run here, for claiming runs."""
+        builds: dict[str, tuple[Release, Path]] = {}
+        for package, state in self.catalog.packages.items():
+            current = state.current
+            python = self.releases.python(current.build_id) if current else None
+            if current is not None and python is not None:
+                builds[package] = (current, python)
+        return builds
+
+    # --- loops ----------------------------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            now_ms = self._clock_ms()
+            self.intake.tick(now_ms)
+            self.runs.tick()
+            for pool in self.releases.pools():
+                pool.tick(now_ms)
+            self.releases.reconcile()
+
+    async def _report(self) -> None:
+        while True:
+            row = NodeRow(self.settings.name, self.instance, self._clock_ms(), encode_status(await self._status()))
+            try:
+                await asyncio.to_thread(self.store.write_node, row)
+                self._set_trouble("store", "")
+            except Unavailable as error:
+                self._set_trouble("store", str(error))
+            await asyncio.sleep(1.0 if not any(s.deploying for s in self.catalog.packages.values()) else 0.2)
+
+    async def _control(self) -> None:
+        while True:
+            try:
+                if await asyncio.to_thread(self.controller.step):
+                    self.relay.notify()
+            except Unavailable as error:
+                self._set_trouble("controller", str(error))
+            await asyncio.sleep(0.5 if not any(s.deploying for s in self.catalog.packages.values()) else 0.1)
+
+    async def _maintain(self) -> None:
+        while True:
+            await asyncio.sleep(300)
+            try:
+                await asyncio.to_thread(self.log.maintain)
+            except LogUnavailable as error:
+                self._set_trouble("maintenance", str(error))
+
+    async def _status(self) -> NodeStatus:
+        counts = await asyncio.to_thread(self.store.count_runs)
+        held = self.ledger.held
+        unhealthy = [text for text in self._troubles.values() if text]
+        rows = []
+        for build_id, installed in self.releases.builds.items():
+            release = installed.release
+            pool = self.releases.pool(build_id)
+            answered, per_s, p99_ms, error, mend = self.rates.read(build_id)
+            if installed.status == "BROKEN":
+                unhealthy.append(f"{release.label} is BROKEN: {installed.reason}; mend: {installed.mend}")
+            known = self.catalog.packages.get(release.manifest.package)
+            shared = known.by_build(build_id) if known else None
+            python = self.releases.python(build_id)
+            rows.append(
+                ReleaseStatusRow(
+                    release.manifest.package,
+                    release.version,
+                    build_id,
+                    installed.status,
+                    installed.reason,
+                    shared.status if shared else "",
+                    installed.phase,
+                    pool.worker_statuses() if pool else (),
+                    self.models.count(release.manifest.package, build_id),
+                    pool.backlog.count if pool else 0,
+                    pool.in_flight if pool else 0,
+                    per_s,
+                    p99_ms,
+                    answered,
+                    error,
+                    mend,
+                    str(python.parent.parent) if python else "",
+                    release.deployed_ms,
+                )
+            )
+        return NodeStatus(
+            self.settings.name,
+            self.instance,
+            os.getpid(),
+            self.settings.role,
+            __version__,
+            self.started_ms,
+            self.store.store_id,
+            self.log.log_id,
+            self.accepting,
+            self.poller.paused,
+            held,
+            await asyncio.to_thread(self._lag),
+            self.ledger.finished,
+            counts.get("QUEUED", 0),
+            counts.get("RUNNING", 0),
+            tuple(unhealthy),
+            tuple(rows),
+        )
+
+    def _lag(self) -> int:
+        """Records on the input topic that are not finished."""
+        try:
+            committed = {p.partition: p.offset for p in self.log.committed(GROUP, INPUT)}
+            return sum(mark.end - max(mark.start, committed.get(n, 0)) for n, mark in enumerate(self.log.watermarks(INPUT)))
+        except LogUnavailable:
+            return -1  # shown as unknown; the trouble itself is reported by those who write
+
+    # --- trouble ----------------------------------------------------------------------------------------------------------
+
+    def _spawn(self, coroutine: object, name: str) -> None:
+        task: asyncio.Task[None] = self._loop.create_task(coroutine, name=name)  # type: ignore[arg-type]
+        task.add_done_callback(self._task_ended)
+        self._tasks.append(task)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error, task.get_name())
+
+    def _fail_from_thread(self, error: BaseException) -> None:
+        self._loop.call_soon_threadsafe(self._fail, error, "a thread of the node")
+
+    def _fail(self, error: BaseException, where: str) -> None:
+        """Something that must live has ended: end the node with the reason."""
+        if self._error is None:
+            self._error = error
+            self._reason = f"{where} failed: {error}"
+            self.logbook.write(entry("node_failed", self._reason, level="error"))
+        self._stop.set()
+
+    def _trouble(self, name: str) -> Callable[[str], None]:
+        return lambda text: self._set_trouble(name, text)
+
+    def _thread_trouble(self, name: str) -> Callable[[str], None]:
+        def tell(text: str) -> None:
+            self._loop.call_soon_threadsafe(self._set_trouble, name, text)
+
+        return tell
+
+    def _set_trouble(self, name: str, text: str) -> None:
+        """Remember what is wrong now, for status; say it in the log when it changes."""
+        if self._troubles.get(name, "") == text:
+            return
+        self._troubles[name] = text
+        self.logbook.write(entry("trouble", text or f"{name} works again", level="warning" if text else "info"))

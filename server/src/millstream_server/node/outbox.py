@@ -1,0 +1,93 @@
+"""Publishes the store's outbox on the log, in the order of its numbers, each row exactly once.
+
+One relay holds the lease `outbox`; rows and the position behind them are appended in one log transaction, so a relay that dies
+between two of them repeats nothing. Positions are kept per log: on a log it has never used, the relay first publishes the
+present state of all releases and models, then goes on from the number that was current. Source: DESIGN §7.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from millstream_server.core.errors import LogUnavailable, MillstreamError
+from millstream_server.core.log import RELEASES, CommitPosition, Committer, Log
+from millstream_server.core.store import Store
+
+GROUP = "millstream.outbox"
+_BATCH = 500
+
+
+class OutboxRelay:
+    """A task of the loop; store and log are touched in one worker thread at a time."""
+
+    def __init__(
+        self, log: Log, store: Store, owner: str, clock_ms: Callable[[], int], trouble: Callable[[str], None], *, lease_s: float = 10.0
+    ) -> None:
+        self._log = log
+        self._store = store
+        self._owner = owner
+        self._clock_ms = clock_ms
+        self._trouble = trouble
+        self._lease_s = lease_s
+        self._wake = asyncio.Event()
+        self._committer: Committer | None = None
+        self._position = 0
+        self.stopping = False
+
+    def notify(self) -> None:
+        """Rows were written: publish them now."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        while not self.stopping:
+            try:
+                more = await asyncio.to_thread(self._relay)
+            except LogUnavailable as error:
+                self._trouble(str(error))
+                more = False
+            if more:
+                continue
+            try:
+                await asyncio.wait_for(self._wake.wait(), 0.25)
+            except TimeoutError:
+                pass  # look again: another process, such as `millstream deploy`, may have written rows
+            self._wake.clear()
+
+    def flush(self) -> None:
+        """Publish what is there, at the end of a node's life; called when `run` has ended."""
+        while self._relay():
+            pass
+        if self._committer is not None:
+            self._committer.close()
+
+    def _relay(self) -> bool:
+        """Publish one batch of rows; whether there may be more."""
+        if not self._store.take_lease("outbox", self._owner, self._lease_s, self._clock_ms()):
+            self._committer = None
+            return False
+        committer = self._committer or self._take_over()
+        rows = self._store.outbox_after(self._position, _BATCH)
+        if not rows:
+            return False
+        committer.begin()
+        try:
+            committer.send([row.record for row in rows])
+            committer.commit(GROUP, [CommitPosition(RELEASES, 0, rows[-1].number)], None)
+        except MillstreamError:
+            committer.abort()
+            raise
+        self._position = rows[-1].number
+        self._store.outbox_trim(self._position)
+        return len(rows) == _BATCH
+
+    def _take_over(self) -> Committer:
+        """Initialise the transactional id first, which ends what a dead relay left open, and only then read the position."""
+        self._committer = self._log.committer(GROUP)
+        committed = self._log.committed(GROUP, RELEASES)
+        if committed:
+            self._position = committed[0].offset
+        else:
+            self._position = self._store.last_outbox_number()
+            self._store.republish_all()
+        return self._committer

@@ -1,0 +1,222 @@
+"""The thread that alone reads the log and holds the assignment.
+
+It hands records to the loop in batches, keeps each partition's finished set, holds back retry records until they are due,
+and stops reading while the node holds as much as it may. Publishes the snapshot that the committer commits under.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from millstream_server.core.errors import LogUnavailable
+from millstream_server.core.log import CommitPosition, Consumer, Log, Record, Snapshot, TopicPartition
+from millstream_server.core.offsets import OffsetTracker
+from millstream_server.core.retry import DELAYS_S
+
+POLL_RECORDS = 500
+"""Records of one poll; near the largest batch, so that one hand-over fills one batch."""
+
+MAX_WINDOW = 10_000
+"""Records read beyond the lowest unfinished one of a partition: their finished set then always fits the commit metadata."""
+
+
+class Ledger:
+    """What was read and what is finished, by partition; shared by poller (reads) and committer (finishes) under one lock."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.trackers: dict[TopicPartition, OffsetTracker] = {}
+        self.read = 0
+        self.read_bytes = 0
+        self.finished = 0
+        self.finished_bytes = 0
+
+    @property
+    def held(self) -> int:
+        """Records read and not finished; each counter has one writing thread, so a look needs no lock."""
+        return self.read - self.finished
+
+    @property
+    def held_bytes(self) -> int:
+        return self.read_bytes - self.finished_bytes
+
+
+class Poller:
+    """Owns the consumer; `run` is its thread."""
+
+    def __init__(
+        self,
+        log: Log,
+        group: str,
+        topics: Sequence[str],
+        ledger: Ledger,
+        deliver: Callable[[list[Record]], None],
+        trouble: Callable[[str], None],
+        failed: Callable[[BaseException], None],
+        *,
+        max_held: int,
+        max_held_bytes: int,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self._log = log
+        self._group = group
+        self._topics = topics
+        self._ledger = ledger
+        self._deliver = deliver
+        self._trouble = trouble
+        self._failed = failed
+        self._max_held = max_held
+        self._max_held_bytes = max_held_bytes
+        self._clock_ms = clock_ms
+        self._consumer: Consumer | None = None
+        self._stopping = threading.Event()
+        self._waiting: dict[TopicPartition, deque[Record]] = {}
+        self._held_back: set[TopicPartition] = set()
+        self.paused = False
+        self.snapshot: Snapshot | None = None
+        self.assigned = threading.Event()
+        self._thread = threading.Thread(target=self.run, name="poller")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop reading; returns when the thread has ended. The snapshot stays valid for the committer's last transaction."""
+        self._stopping.set()
+        if self._consumer is not None:
+            self._consumer.wake()
+        self._thread.join()
+
+    def close(self) -> None:
+        """Give up the assignment, after the committer has ended."""
+        if self._consumer is not None:
+            self._consumer.close()
+
+    def wake(self) -> None:
+        """Look again at what may be read: something was finished."""
+        if self.paused and self._consumer is not None:
+            self._consumer.wake()
+
+    # --- the thread ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        try:
+            self._consumer = self._log.consumer(self._group, self._topics, self)
+            while not self._stopping.is_set():
+                try:
+                    self._round(self._consumer)
+                except LogUnavailable as error:
+                    self._trouble(str(error))
+                    self._stopping.wait(0.5)
+        except BaseException as error:  # whatever ends this thread must end the node: it would hang in silence
+            self._failed(error)
+
+    def _round(self, consumer: Consumer) -> None:
+        self._bound(consumer)
+        records = consumer.poll(POLL_RECORDS, self._wait_s())
+        self.snapshot = consumer.snapshot()
+        due = self._due(consumer)
+        if records:
+            due += self._take(consumer, records)
+        if due:
+            self._hand_over(consumer, due)
+
+    def _wait_s(self) -> float:
+        return 0.05 if self._waiting or self._held_back or self.paused else 0.2
+
+    def _bound(self, consumer: Consumer) -> None:
+        """Stop reading at the node's bound and go on at half of it, so that it does not flutter."""
+        ledger = self._ledger
+        share = max(ledger.held / self._max_held, ledger.held_bytes / self._max_held_bytes)
+        if not self.paused and share >= 1.0:
+            self.paused = True
+            consumer.pause(list(ledger.trackers))
+        elif self.paused and share <= 0.5:
+            self.paused = False
+            consumer.resume([tp for tp in ledger.trackers if tp not in self._waiting and tp not in self._held_back])
+        self._release_windows(consumer)
+
+    def _release_windows(self, consumer: Consumer) -> None:
+        if not self._held_back:
+            return
+        with self._ledger.lock:
+            free = [tp for tp in self._held_back if self._ledger.trackers[tp].window < MAX_WINDOW // 2]
+        self._held_back.difference_update(free)
+        if free and not self.paused:
+            consumer.resume([tp for tp in free if tp not in self._waiting])
+
+    def _take(self, consumer: Consumer, records: list[Record]) -> list[Record]:
+        """Part what is due now from what a retry topic holds back; the partition of a waiting head is paused."""
+        now_ms = self._clock_ms()
+        ready: list[Record] = []
+        for record in records:
+            delay_s = DELAYS_S.get(record.topic, 0.0)
+            if not delay_s:
+                ready.append(record)
+                continue
+            tp = TopicPartition(record.topic, record.partition)
+            if tp not in self._waiting and record.append_ms + delay_s * 1000 <= now_ms:
+                ready.append(record)
+                continue
+            if tp not in self._waiting:
+                self._waiting[tp] = deque()
+                consumer.pause([tp])
+            self._waiting[tp].append(record)
+        return ready
+
+    def _due(self, consumer: Consumer) -> list[Record]:
+        if not self._waiting:
+            return []
+        now_ms = self._clock_ms()
+        due: list[Record] = []
+        for tp, waiting in list(self._waiting.items()):
+            delay_ms = DELAYS_S[tp.topic] * 1000
+            while waiting and waiting[0].append_ms + delay_ms <= now_ms:
+                due.append(waiting.popleft())
+            if not waiting:
+                del self._waiting[tp]
+                if not self.paused:
+                    consumer.resume([tp])
+        return due
+
+    def _hand_over(self, consumer: Consumer, records: list[Record]) -> None:
+        """Enter records in the ledger, leave out those that the committed finished set names, and give the loop the rest."""
+        by_partition: dict[tuple[str, int], list[Record]] = {}
+        for record in records:
+            by_partition.setdefault((record.topic, record.partition), []).append(record)
+        fresh: list[Record] = []
+        ledger = self._ledger
+        with ledger.lock:
+            for (topic, partition), group in by_partition.items():
+                tp = TopicPartition(topic, partition)
+                tracker = ledger.trackers[tp]
+                new = [r for r in group if not tracker.is_finished(r.offset)]
+                tracker.delivered_many([r.offset for r in new])
+                fresh += new
+                if tracker.window >= MAX_WINDOW and tp not in self._held_back:
+                    self._held_back.add(tp)
+                    consumer.pause([tp])
+        if fresh:
+            ledger.read += len(fresh)
+            ledger.read_bytes += sum(len(r.value or b"") for r in fresh)
+            self._deliver(fresh)
+
+    # --- AssignmentListener, called inside poll -------------------------------------------------------------------------
+
+    def on_assign(self, positions: Sequence[CommitPosition], epoch: int) -> None:
+        with self._ledger.lock:
+            for position in positions:
+                self._ledger.trackers[TopicPartition(position.topic, position.partition)] = OffsetTracker(position)
+        self.assigned.set()
+
+    def on_revoke(self, partitions: Sequence[TopicPartition]) -> None:
+        self.on_lost(partitions)
+
+    def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
+        with self._ledger.lock:
+            for tp in partitions:
+                self._ledger.trackers.pop(tp, None)
+                self._waiting.pop(tp, None)
+                self._held_back.discard(tp)

@@ -1,0 +1,473 @@
+"""The workers of one release on this node, and the requests that wait for them.
+
+Lives on the node's loop. A pool sends batches by the rules of `core.batching`, keeps one spare worker imported and waiting,
+ends workers that run too long or take too much memory, and turns what workers say into outcomes. It writes nothing: outcomes
+go to the `Answers` it was given, which make results and hand them to the committer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from millstream import wire
+
+from millstream_server.core.batching import Backlog, Lane
+from millstream_server.core.model import ModelVersion
+from millstream_server.core.release import Release
+from millstream_server.core.retry import Cause
+from millstream_server.core.routing import Route
+from millstream_server.core.status import WorkerStatus
+from millstream_server.core.work import Work
+from millstream_server.node.worker import Batch, Spawn, Worker
+
+MAX_FLUSH = 64
+"""Partial batches of different models that one worker gets in one flush."""
+
+STALL_S = 1.0
+"""A worker whose batch runs longer than this is stalled: the spare takes what comes next, so that nobody waits for it."""
+
+RESTART_DELAYS_S = (0.0, 0.2, 1.0, 5.0, 15.0)
+"""Wait before a worker is started again after it died before READY, by the number of such deaths in a row."""
+
+
+class PoolLimits(msgspec.Struct, frozen=True):
+    """What a pool may use; times in seconds, sizes in bytes, 0 for no memory limit."""
+
+    workers: int
+    spare_workers: int
+    max_batch_size: int
+    max_batch_bytes: int
+    attempt_timeout_s: float
+    ready_timeout_s: float
+    worker_memory_bytes: int
+    max_result_bytes: int
+
+
+class Answers(Protocol):
+    """Where a pool's outcomes go; called on the loop."""
+
+    def batch_sent(self, pool: Pool, worker: Worker, batch: Batch) -> None: ...
+
+    def batch_answered(self, pool: Pool, worker: Worker, batch: Batch, results: wire.Results) -> None:
+        """One outcome for each work of the batch, in order; works that are done already are to be skipped."""
+
+    def batch_lost(self, pool: Pool, worker: Worker, works: list[Work], cause: Cause, detail: str) -> None:
+        """These were being run when their worker ended: try again or give up by the rules of `core.retry`."""
+
+    def fail(self, pool: Pool, works: list[Work], code: str, message: str) -> None:
+        """These cannot be run here at all."""
+
+    def expire(self, pool: Pool, works: list[Work]) -> None:
+        """The deadline of these passed."""
+
+    def author_line(self, pool: Pool, worker: Worker, log: wire.Log) -> None: ...
+
+    def output_line(self, pool: Pool, worker: Worker, line: str) -> None: ...
+
+    def worker_started(self, pool: Pool, worker: Worker) -> None: ...
+
+    def worker_ready(self, pool: Pool, worker: Worker, seconds: float) -> None: ...
+
+    def worker_ended(self, pool: Pool, worker: Worker, cause: str, expected: bool) -> None: ...
+
+    def pool_ready(self, pool: Pool) -> None:
+        """The first worker of the pool is ready, or ready again after none was."""
+
+    def pool_broken(self, pool: Pool, reason: str) -> None:
+        """Workers of this release cannot start."""
+
+    def model_loaded(self, pool: Pool, worker: Worker, loaded: wire.Loaded) -> None: ...
+
+    def model_unusable(self, pool: Pool, key: str, version: int, code: str, reason: str) -> None: ...
+
+
+PrepareModel = Callable[[str, ModelVersion], Awaitable[Path]]
+"""Verifies a model version's files off the loop and returns their folder; raises MillstreamError (model_damaged)."""
+
+
+class Pool:
+    """The pool of one build."""
+
+    def __init__(
+        self,
+        release: Release,
+        python: Path,
+        folder: Path,
+        limits: PoolLimits,
+        answers: Answers,
+        prepare: PrepareModel,
+        find_version: Callable[[str, int], ModelVersion | None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.release = release
+        self.limits = limits
+        self.backlog = Backlog(limits.max_batch_size, limits.max_batch_bytes)
+        self.workers: list[Worker] = []
+        self.batches_in_flight = 0
+        self.uncommitted = 0
+        """Results handed to the committer and not committed yet."""
+        self.traffic_s = time.monotonic()
+        self.broken = ""
+        self._spawn = Spawn(python, release.manifest.package, release.version, release.build_id, folder, limits.max_result_bytes)
+        self._answers = answers
+        self._prepare = prepare
+        self._find_version = find_version
+        self._loop = loop
+        self._closing = False
+        self._number = 0
+        self._turn_s = -1.0
+        self._early_deaths = 0
+        self._starting_at_s = 0.0
+        self._ever_ready = False
+        self._was_ready = False
+        self._load_started: dict[tuple[int, str, int], float] = {}
+        self._preparing: set[tuple[int, str, int]] = set()
+
+    # --- requests in --------------------------------------------------------------------------------------------------
+
+    def put(self, route: Route, work: Work) -> None:
+        """Take a request for this release; `pump` sends it."""
+        key = (route.pipeline.name, route.model if route.version else "", route.version)
+        self.backlog.put(self.backlog.lane(key, route.pipeline), work)
+
+    def forget(self, key: str, version: int) -> None:
+        """A model version that nobody is routed to any more: workers drop it."""
+        for worker in self.workers:
+            if worker.models.pop((key, version), None) is not None:
+                worker.send(wire.Unload(key, version))
+
+    # --- sending ------------------------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Send what may leave now. Called after every change: requests in, answers, commits, a worker ready, a tick."""
+        if self._closing:
+            return
+        if self.backlog.count:
+            self.traffic_s = time.monotonic()
+        for worker in self._senders():
+            while self._send_next(worker):
+                pass
+
+    def _senders(self) -> list[Worker]:
+        """Workers that take requests now: the first `workers` ready ones that are not stalled; the spare stands in for others."""
+        now_s = time.monotonic()
+        able = [w for w in self.workers if w.ready and not w.draining and not w.kill_cause and not _stalled(w, now_s)]
+        return able[: self.limits.workers]
+
+    def _send_next(self, worker: Worker) -> bool:
+        """Send one batch to a worker if the rules let one leave; whether something was sent."""
+        if worker.exclusive:
+            return False
+        if self.backlog.alone:
+            # Lone requests have their turn first, each on a worker that has nothing else in flight.
+            return not worker.batches and self._send_alone(worker)
+        if len(worker.batches) < 2:
+            lane = self._loaded_lane(worker, full=True)
+            if lane is not None:
+                return self._send(worker, lane, self.backlog.take(lane))
+        if self.uncommitted or worker.in_flight >= self.limits.max_batch_size or len(worker.batches) >= MAX_FLUSH:
+            return False
+        if worker.batches and not self._flushing(worker):
+            return False
+        lane = self._loaded_lane(worker, full=False)
+        return lane is not None and self._send(worker, lane, self.backlog.take(lane))
+
+    def _send_alone(self, worker: Worker) -> bool:
+        taken = self.backlog.take_alone()
+        if taken is None:
+            return True  # only expired ones were left; look at the lanes
+        lane, work = taken
+        if not self._ensure_model(worker, lane.key[1], lane.key[2]):
+            self.backlog.put_alone_back(lane, work)
+            return False
+        return self._send(worker, lane, [work], exclusive=True)
+
+    def _loaded_lane(self, worker: Worker, *, full: bool) -> Lane | None:
+        """The lane whose turn it is, of those whose model the worker has; the others' models begin to load."""
+        for lane in self.backlog.lanes.values():
+            if full and len(lane.queue) < lane.batch_size(self.limits.max_batch_size):
+                continue
+            if self._ensure_model(worker, lane.key[1], lane.key[2]):
+                return lane
+        return None
+
+    def _flushing(self, worker: Worker) -> bool:
+        """Partial batches of several lanes leave together: what is in flight was sent in this very turn of the loop."""
+        return worker.batches[0].sent_s == self._turn_s
+
+    def _send(self, worker: Worker, lane: Lane, works: list[Work], *, exclusive: bool = False) -> bool:
+        if not works:
+            return True  # only expired ones were taken; look again
+        now_s = self._turn_s if worker.batches and self._flushing(worker) else time.monotonic()
+        self._turn_s = now_s
+        self._number += 1
+        batch = Batch(self._number, lane, works, now_s)
+        worker.batches.append(batch)
+        worker.exclusive = exclusive
+        self.batches_in_flight += 1
+        worker.send(
+            wire.Execute(
+                self._number,
+                lane.key[0],
+                [wire.Row(w.id, w.tenant, w.attempt, w.params) for w in works],
+                lane.key[1],
+                lane.key[2],
+            )
+        )
+        self._answers.batch_sent(self, worker, batch)
+        return True
+
+    # --- models -------------------------------------------------------------------------------------------------------
+
+    def _ensure_model(self, worker: Worker, key: str, version: int) -> bool:
+        """Whether a worker may be sent requests for a model version (LOAD went out, or there is none); else begin to verify."""
+        if not key:
+            return True
+        if worker.models.get((key, version)):
+            return True
+        mark = (worker.pid, key, version)
+        if mark not in self._preparing:
+            self._preparing.add(mark)
+            self._loop.create_task(self._load(worker, key, version, mark))
+        return False
+
+    def preload(self, key: str, version: ModelVersion) -> bool:
+        """Load a model version into every ready worker ahead of its first request; false when no worker is ready."""
+        ready = [w for w in self.workers if w.ready and not w.draining]
+        for worker in ready:
+            self._ensure_model(worker, key, version.version)
+        return bool(ready)
+
+    async def _load(self, worker: Worker, key: str, number: int, mark: tuple[int, str, int]) -> None:
+        version = self._find_version(key, number)
+        try:
+            if version is None:
+                raise LookupError(f"version {number} of {key} is not known")
+            folder = await self._prepare(key, version)
+        except Exception as error:  # every failure becomes an answer to the requests that wait for this model
+            self._refuse_model(key, number, error)
+        else:
+            worker.models[(key, number)] = True
+            self._load_started[mark] = time.monotonic()
+            worker.send(wire.Load(key, number, str(folder)))
+        finally:
+            self._preparing.discard(mark)
+        self.pump()
+
+    def _refuse_model(self, key: str, number: int, error: Exception) -> None:
+        code = getattr(error, "code", "model_damaged")
+        reason = getattr(error, "message", str(error))
+        waiting = [work for lane in list(self.backlog.lanes.values()) if lane.key[1:] == (key, number) for work in self._take_all(lane)]
+        self._answers.model_unusable(self, key, number, code, reason)
+        self._answers.fail(self, waiting + self._take_alone_of(key, number), code, reason)
+
+    def _take_all(self, lane: Lane) -> list[Work]:
+        works: list[Work] = []
+        while lane.queue:
+            works += self.backlog.take(lane)
+        return works
+
+    def _take_alone_of(self, key: str, number: int) -> list[Work]:
+        mine = [(lane, w) for lane, w in self.backlog.alone if lane.key[1:] == (key, number)]
+        for item in mine:
+            self.backlog.alone.remove(item)
+            self.backlog.count -= 1
+        return [w for _, w in mine if not w.done]
+
+    # --- what workers say (WorkerListener) ------------------------------------------------------------------------------
+
+    def on_ready(self, worker: Worker, seconds: float, error: wire.WireError | None) -> None:
+        if error is not None:
+            self._break(f"its modules cannot be imported: {error.message}")
+            return
+        self._early_deaths = 0
+        self.broken = ""
+        self._ever_ready = True
+        self._answers.worker_ready(self, worker, seconds)
+        if not self._was_ready:
+            self._was_ready = True
+            self._answers.pool_ready(self)
+        self.pump()
+
+    def on_loaded(self, worker: Worker, loaded: wire.Loaded) -> None:
+        started_s = self._load_started.pop((worker.pid, loaded.model, loaded.version), None)
+        load_s = time.monotonic() - started_s if started_s is not None else loaded.seconds
+        for batch in worker.batches:
+            if batch.lane.key[1:] == (loaded.model, loaded.version):
+                for work in batch.works:
+                    work.load_s = load_s
+        if loaded.error is not None:
+            self._answers.model_unusable(self, loaded.model, loaded.version, loaded.error.code, loaded.error.message)
+            return
+        self._answers.model_loaded(self, worker, loaded)
+
+    def on_results(self, worker: Worker, results: wire.Results) -> None:
+        batch = worker.batches[0] if worker.batches else None
+        if batch is None or batch.number != results.batch or len(results.outcomes) != len(batch.works):
+            worker.kill(f"it answered batch {results.batch} with {len(results.outcomes)} outcomes, which was not asked")
+            return
+        worker.batches.popleft()
+        worker.exclusive = False
+        self.batches_in_flight -= 1
+        batch.lane.took(len(batch.works), results.run_s)
+        if worker.batches:
+            worker.batches[0].started_s = time.monotonic()
+        self._answers.batch_answered(self, worker, batch, results)
+        self.pump()
+
+    def on_message(self, worker: Worker, message: wire.FromWorker) -> None:
+        if isinstance(message, wire.Log):
+            self._answers.author_line(self, worker, message)
+
+    def on_line(self, worker: Worker, line: str) -> None:
+        self._answers.output_line(self, worker, line)
+
+    def on_exit(self, worker: Worker, cause: str) -> None:
+        self.workers.remove(worker)
+        self._answers.worker_ended(self, worker, cause, worker.draining or self._closing)
+        self._return_batches(worker, cause)
+        if self._closing:
+            return
+        if worker.hello is None or (not worker.ready and not worker.draining):
+            self._early_deaths += 1
+            if self._early_deaths >= len(RESTART_DELAYS_S) and not self._ever_ready:
+                self._break(f"its workers end before they are ready: {cause}")
+                return
+        if not any(w.ready for w in self.workers):
+            self._was_ready = False
+        self.keep_workers()
+        self.pump()
+
+    def _return_batches(self, worker: Worker, cause: str) -> None:
+        """Only the oldest unanswered batch was being run; those behind it were never begun and go back unharmed."""
+        batches, worker.batches = worker.batches, deque()
+        self.batches_in_flight -= len(batches)
+        for batch in reversed(list(batches)[1:]):
+            self.backlog.put_back(batch.lane, batch.works)
+        if batches:
+            running = [w for w in batches[0].works if not w.done]
+            self._answers.batch_lost(self, worker, running, _cause(worker), cause)
+
+    # --- keeping workers ----------------------------------------------------------------------------------------------
+
+    def keep_workers(self) -> None:
+        """Start what is missing of the workers and the spare, unless the release is broken; slowly after early deaths."""
+        if self._closing or self.broken:
+            return
+        wanted = self.limits.workers + self.limits.spare_workers
+        missing = wanted - sum(1 for w in self.workers if not w.draining and not w.kill_cause)
+        if missing <= 0:
+            return
+        delay_s = RESTART_DELAYS_S[min(self._early_deaths, len(RESTART_DELAYS_S) - 1)]
+        if delay_s:
+            now_s = self._loop.time()
+            if now_s < self._starting_at_s:
+                return
+            self._starting_at_s = now_s + delay_s
+            self._loop.call_later(delay_s, self._start_workers)
+        else:
+            self._start_workers()
+
+    def _start_workers(self) -> None:
+        if self._closing or self.broken:
+            return
+        alive = sum(1 for w in self.workers if not w.draining and not w.kill_cause)
+        # The spare is started once the first worker is up: on a small machine two imports at once delay both.
+        wanted = self.limits.workers + (self.limits.spare_workers if any(w.ready for w in self.workers) else 0)
+        for _ in range(wanted - alive):
+            worker = Worker(self._spawn, self, self._loop)
+            self.workers.append(worker)
+            self._answers.worker_started(self, worker)
+
+    def tick(self, now_ms: int) -> None:
+        """Every 100 ms: end what runs too long or takes too much, expire what is late, keep the workers, send what stalled."""
+        now_s = time.monotonic()
+        for worker in list(self.workers):
+            self._watch(worker, now_s, now_ms)
+        self.keep_workers()
+        self.pump()
+
+    def _watch(self, worker: Worker, now_s: float, now_ms: int) -> None:
+        limit = self.limits.worker_memory_bytes
+        if limit and worker.rss_bytes() > limit:
+            worker.kill(f"it was killed by the memory limit of {limit // (1 << 20)} MiB")
+        elif not worker.ready and now_s - worker.started_s > self.limits.ready_timeout_s:
+            worker.kill(f"it was not ready within {self.limits.ready_timeout_s:g} s")
+        elif worker.batches:
+            batch = worker.batches[0]
+            self._expire(batch.works, now_ms)
+            timeout_s = batch.lane.spec.timeout_s or self.limits.attempt_timeout_s
+            if now_s - batch.started_s > timeout_s:
+                worker.kill(f"pipeline {batch.lane.key[0]} did not return within {timeout_s:g} s")
+            elif all(work.done for work in batch.works):
+                worker.kill(f"pipeline {batch.lane.key[0]} still ran when its callers' deadlines had passed")
+
+    def _expire(self, works: list[Work], now_ms: int) -> None:
+        late = [w for w in works if w.deadline_ms and not w.done and w.deadline_ms <= now_ms]
+        if late:
+            self._answers.expire(self, late)
+
+    def _break(self, reason: str) -> None:
+        """Workers of this release cannot start: say so, and answer what waits."""
+        self.broken = reason
+        for worker in list(self.workers):
+            worker.kill(reason)
+        self._answers.pool_broken(self, reason)
+        self._answers.fail(self, self.backlog.drain(), "release_unavailable", f"{self.release.label}: {reason}")
+
+    @property
+    def has_ready_worker(self) -> bool:
+        return any(w.ready and not w.draining for w in self.workers)
+
+    def worker_statuses(self) -> tuple[WorkerStatus, ...]:
+        """For `millstream status`."""
+        now_s = time.monotonic()
+        senders = self._senders()
+        return tuple(WorkerStatus(w.pid, _state(w, w in senders, now_s), len(w.models)) for w in self.workers)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(w.in_flight for w in self.workers)
+
+    async def close(self, timeout_s: float) -> None:
+        """Let every worker answer what it was sent, then end them all; kill those that take longer than `timeout_s`."""
+        self._closing = True
+        for worker in self.workers:
+            worker.drain()
+        deadline = self._loop.time() + timeout_s
+        while self.workers and self._loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        for worker in self.workers:
+            worker.kill("the node stopped")
+        while self.workers:
+            await asyncio.sleep(0.01)
+
+
+def _stalled(worker: Worker, now_s: float) -> bool:
+    return bool(worker.batches) and now_s - worker.batches[0].started_s > STALL_S
+
+
+def _state(worker: Worker, sends: bool, now_s: float) -> str:
+    if worker.draining or worker.kill_cause:
+        return "draining"
+    if not worker.ready:
+        return "starting"
+    if _stalled(worker, now_s):
+        return "stalled"
+    if worker.batches:
+        return "busy"
+    return "idle" if sends else "spare"
+
+
+def _cause(worker: Worker) -> Cause:
+    if "memory limit" in worker.kill_cause:
+        return "out_of_memory"
+    if "did not return within" in worker.kill_cause:
+        return "timed_out"
+    return "worker_died"

@@ -1,0 +1,310 @@
+"""One worker process as the node sees it: started by exec, spoken to in frames, watched by pidfd and socket end.
+
+Lives on the node's event loop; nothing here blocks. What the worker says is handed to a `WorkerListener`. A worker gets a
+scrubbed environment, a session of its own and no credential; its standard output and error come back as log lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections import deque
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from millstream import wire
+
+from millstream_server.core.batching import Lane
+from millstream_server.core.work import Work
+
+_SOCKET_BUFFER_BYTES = 1 << 20
+_MAX_LINE_BYTES = 16 * 1024
+
+
+class Spawn(msgspec.Struct, frozen=True):
+    """How to start a worker of one environment."""
+
+    python: Path
+    package: str
+    version: str
+    build_id: str
+    folder: Path
+    """Working and temporary folder of the process."""
+    max_result_bytes: int
+
+
+class Batch:
+    """One EXECUTE that was sent and not yet answered."""
+
+    __slots__ = ("lane", "number", "sent_s", "started_s", "works")
+
+    def __init__(self, number: int, lane: Lane, works: list[Work], now_s: float) -> None:
+        self.number = number
+        self.lane = lane
+        self.works = works
+        self.sent_s = now_s
+        self.started_s = now_s
+        """When it became the oldest unanswered one, which is the one that runs (monotonic seconds)."""
+
+
+class WorkerListener(Protocol):
+    """Who owns a worker: a pool, or a run."""
+
+    def on_ready(self, worker: Worker, seconds: float, error: wire.WireError | None) -> None: ...
+
+    def on_loaded(self, worker: Worker, loaded: wire.Loaded) -> None: ...
+
+    def on_results(self, worker: Worker, results: wire.Results) -> None: ...
+
+    def on_message(self, worker: Worker, message: wire.FromWorker) -> None:
+        """LOG, METRIC, STEP or CALL."""
+
+    def on_line(self, worker: Worker, line: str) -> None:
+        """One line that the process wrote to its standard output or error past the SDK."""
+
+    def on_exit(self, worker: Worker, cause: str) -> None:
+        """The process is gone; called once, after everything it said was handed over."""
+
+
+class Worker(asyncio.Protocol):
+    """A started worker process. `kill_cause`, when set before it dies, tells why the node ended it."""
+
+    def __init__(self, spawn: Spawn, listener: WorkerListener, loop: asyncio.AbstractEventLoop) -> None:
+        self.spawn = spawn
+        self.listener = listener
+        self.hello: wire.Hello | None = None
+        self.ready = False
+        self.batches: deque[Batch] = deque()
+        self.models: dict[tuple[str, int], bool] = {}
+        """Model versions asked of this worker: true once LOAD was sent."""
+        self.exclusive = False
+        self.draining = False
+        self.kill_cause = ""
+        self.started_s = time.monotonic()
+        self._loop = loop
+        self._splitter = wire.Splitter()
+        self._transport: asyncio.Transport | None = None
+        self._output = bytearray()
+        self._exited = False
+        self._closed = False
+        self._process, self._socket = _start(spawn)
+        self.pid = self._process.pid
+        stdout = self._process.stdout
+        assert stdout is not None
+        self._stdout_fd = stdout.fileno()
+        os.set_blocking(self._stdout_fd, False)
+        self._pidfd = os.pidfd_open(self.pid)
+        loop.add_reader(self._stdout_fd, self._read_output)
+        loop.add_reader(self._pidfd, self._on_process_end)
+        self._connecting = loop.create_task(self._connect())
+
+    @property
+    def in_flight(self) -> int:
+        """Rows sent and not yet answered."""
+        return sum(len(batch.works) for batch in self.batches)
+
+    def send(self, *messages: wire.FromNode) -> None:
+        """Queue frames to the worker in one write; what is sent to one that is gone is dropped (its end is reported apart)."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(wire.frame(wire.encode(message)) for message in messages))
+
+    def kill(self, cause: str) -> None:
+        """End the process and whatever it started, now; `cause` is what its requests are told."""
+        if not self._exited:
+            self.kill_cause = self.kill_cause or cause
+            _kill_group(self.pid)
+
+    def drain(self) -> None:
+        """Ask the worker to end when it has answered what it was sent."""
+        self.draining = True
+        self.send(wire.Drain())
+
+    def rss_bytes(self) -> int:
+        """Resident memory of the process now, 0 when it is gone."""
+        try:
+            with open(f"/proc/{self.pid}/statm", "rb") as statm:
+                return int(statm.read().split()[1]) * _PAGE_BYTES
+        except (OSError, IndexError):
+            return 0  # it ended between two looks
+
+    # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> None:
+        await self._loop.create_unix_connection(lambda: self, sock=self._socket)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
+        self._transport = transport  # type: ignore[assignment]  # uvloop's transport has the methods, not the base class
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            bodies = self._splitter.feed(data)
+            messages = [wire.decode_from_worker(body) for body in bodies]
+        except (wire.FrameTooLarge, msgspec.DecodeError) as error:
+            self.kill(f"it broke the protocol: {error}")
+            return
+        for message in messages:
+            self._take(message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed = True
+        if not self._exited and not self.draining:
+            # A worker without its socket can answer nothing more; the pidfd reports its end.
+            self.kill("it closed its socket")
+        self._report_end()
+
+    def _take(self, message: wire.FromWorker) -> None:
+        match message:
+            case wire.Results():
+                self.listener.on_results(self, message)
+            case wire.Hello():
+                self._check_hello(message)
+            case wire.Ready():
+                self.ready = message.error is None
+                self.listener.on_ready(self, message.seconds, message.error)
+            case wire.Loaded():
+                self.listener.on_loaded(self, message)
+            case wire.Bye():
+                self.draining = True
+            case _:
+                self.listener.on_message(self, message)
+
+    def _check_hello(self, hello: wire.Hello) -> None:
+        self.hello = hello
+        if hello.build_id != self.spawn.build_id or hello.wire != wire.WIRE:
+            self.kill(f"it says it is build {hello.build_id} on wire {hello.wire}, expected {self.spawn.build_id} on {wire.WIRE}")
+
+    # --- output and end of the process --------------------------------------------------------------------------------
+
+    def _read_output(self) -> None:
+        try:
+            data = os.read(self._stdout_fd, 65536)
+        except BlockingIOError:
+            return
+        if not data:
+            self._loop.remove_reader(self._stdout_fd)
+            return
+        self._output += data
+        *lines, rest = self._output.split(b"\n")
+        if len(rest) > _MAX_LINE_BYTES:
+            lines, rest = [*lines, rest], bytearray()
+        self._output = bytearray(rest)
+        for line in lines:
+            self.listener.on_line(self, line[:_MAX_LINE_BYTES].decode("utf-8", "replace"))
+
+    def _on_process_end(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._process.wait()  # reaps at once: the pidfd is readable only when the process is a zombie
+        self._exited = True
+        _kill_group(self.pid)  # what it started must not outlive it
+        if self._connecting.done():
+            self._report_end()
+        else:
+            self._connecting.add_done_callback(lambda _: self._report_end())
+
+    def _report_end(self) -> None:
+        """Tell the listener once both the process and its socket are gone, so that no answer already sent is missed."""
+        if not (self._exited and self._closed):
+            return
+        self._exited = False  # report once
+        self._read_rest()
+        stdout = self._process.stdout
+        if stdout is not None:
+            self._loop.remove_reader(self._stdout_fd)
+            stdout.close()
+        self.listener.on_exit(self, self.kill_cause or _death(self._process.returncode))
+
+    def _read_rest(self) -> None:
+        while True:
+            try:
+                data = os.read(self._stdout_fd, 65536)
+            except OSError:
+                break  # nothing more to read, or closed
+            if not data:
+                break
+            self._output += data
+        for line in self._output.split(b"\n"):
+            if line:
+                self.listener.on_line(self, line[:_MAX_LINE_BYTES].decode("utf-8", "replace"))
+        self._output.clear()
+
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def _start(spawn: Spawn) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
+    ours.setblocking(False)
+    spawn.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        process = subprocess.Popen(
+            [
+                str(spawn.python),
+                "-I",
+                "-m",
+                "millstream.worker",
+                "--fd",
+                str(theirs.fileno()),
+                "--package",
+                spawn.package,
+                "--max-result-bytes",
+                str(spawn.max_result_bytes),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(theirs.fileno(),),
+            cwd=spawn.folder,
+            env=_scrubbed_environment(spawn),
+            start_new_session=True,
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return process, ours
+
+
+def _scrubbed_environment(spawn: Spawn) -> dict[str, str]:
+    """What a worker may know of its surroundings: no credential, no setting of the node. One thread a maths library: a node
+    runs several workers, and each of them taking all cores makes every one slower."""
+    return {
+        "PATH": f"{spawn.python.parent}:/usr/bin:/bin",
+        "HOME": str(spawn.folder),
+        "TMPDIR": str(spawn.folder),
+        "LANG": "C.UTF-8",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # nobody of the group is left
+
+
+def _death(code: int | None) -> str:
+    """Say what ended a process, for a reader."""
+    if code is None:
+        return "it ended"
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        hint = " (out of memory, or killed by hand)" if -code == signal.SIGKILL else ""
+        return f"it was ended by {name}{hint}"
+    return f"it exited with code {code} while it should have run"
