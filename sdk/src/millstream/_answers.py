@@ -8,7 +8,7 @@ a NaN never leaves as `null`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_origin
 
 import msgspec
@@ -37,7 +37,12 @@ def to_builtin(value: Any) -> Any:
     raise TypeError(f"a value of type {type(value).__name__} cannot be written as JSON")
 
 
+def _to_builtin_or_raw(value: Any) -> Any:
+    return msgspec.json.decode(bytes(value)) if isinstance(value, msgspec.Raw) else to_builtin(value)
+
+
 _encode = msgspec.json.Encoder(enc_hook=to_builtin).encode
+_validate = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class Answers:
@@ -53,6 +58,7 @@ class Answers:
         self._max_bytes = max_bytes
         self._check_value = _value_check(returns)
         self._decode = _json_check(returns)
+        self._may_hold_raw = not _is_scalars(returns)
 
     def encode(self, value: Any) -> bytes:
         """Encode one answer.
@@ -63,11 +69,7 @@ class Answers:
         sure = self._check_value(value)
         if sure is False:
             raise _fault("wrong_result", f"the pipeline returned {_kind(value)}, its annotation says {_spell(self._returns)}", "$")
-        try:
-            body = _encode(value)
-        except Exception as error:
-            # Encoding runs authors' `tolist`, so any exception can come out of it.
-            raise _unencodable(value, error) from None
+        body = self._to_json(value)
         if b"null" in body:
             path = find_nan(value)
             if path is not None:
@@ -76,6 +78,47 @@ class Answers:
             raise _fault("result_too_large", f"the result is {len(body)} bytes, at most {self._max_bytes} are allowed", "$")
         if sure is None and self._decode is not None:
             self._check_json(value, body)
+        return body
+
+    def encode_parts(self, answer: Any, lengths: Sequence[int]) -> list[bytes] | None:
+        """Encode the parts of a joined answer at once, where all of them are right; a part is `answer[start:start + length]`.
+
+        Returns:
+            One body a part, equal to what `encode` makes of it, or None: then some part may be wrong, and `encode` tells which.
+        """
+        if self._check_value(answer) is False:
+            return None
+        try:
+            plain = answer if isinstance(answer, list) else _as_list(answer)
+        except Exception:
+            # An author's `tolist`; encoding the parts one by one tells what is wrong with it.
+            return None
+        if plain is not answer and is_ndarray(self._returns):
+            sure: bool | None = True
+        else:
+            sure = self._check_value(plain)
+        if not sure:
+            return None
+        bodies, start = [], 0
+        try:
+            for length in lengths:
+                bodies.append(self._to_json(plain[start : start + length]))
+                start += length
+        except Fault:
+            return None
+        if any(b"null" in body for body in bodies) or max(map(len, bodies)) > self._max_bytes:
+            return None
+        return bodies
+
+    def _to_json(self, value: Any) -> bytes:
+        try:
+            body = _encode(value)
+            if self._may_hold_raw:
+                # msgspec copies `Raw` as it is; what is no JSON in there would break the record that the result becomes.
+                _validate(body)
+        except Exception as error:
+            # Encoding runs authors' `tolist`, so any exception can come out of it.
+            raise _unencodable(value, error) from None
         return body
 
     def _check_json(self, value: Any, body: bytes) -> None:
@@ -91,16 +134,12 @@ class Answers:
 
 def find_nan(value: Any) -> str | None:
     """The JSON path of the first NaN or infinity in a value that msgspec has encoded, or None."""
-    return _find_in(msgspec.to_builtins(value, str_keys=True, enc_hook=to_builtin), "$")
-
-
-def _find_in(value: Any, path: str) -> str | None:
-    if isinstance(value, float):
-        return None if math.isfinite(value) else path
-    if isinstance(value, dict):
-        return next((hit for key, item in value.items() if (hit := _find_in(item, f"{path}.{key}")) is not None), None)
-    if isinstance(value, (list, tuple)):
-        return next((hit for index, item in enumerate(value) if (hit := _find_in(item, f"{path}[{index}]")) is not None), None)
+    waiting: list[tuple[str, Any]] = [("$", msgspec.to_builtins(value, str_keys=True, enc_hook=_to_builtin_or_raw))]
+    while waiting:
+        path, found = waiting.pop()
+        if isinstance(found, float) and not math.isfinite(found):
+            return path
+        waiting.extend((path + step, child) for step, child in reversed(_children(found)))
     return None
 
 
@@ -158,6 +197,15 @@ def _value_check(returns: Any) -> Callable[[Any], bool | None]:
     if get_origin(returns) is list:
         return _list_check(get_args(returns)[0])
     return lambda value: None
+
+
+def _is_scalars(returns: Any) -> bool:
+    """Plain scalars or a list of them, as `_value_check` makes sure of by their exact types."""
+    return returns in _SCALARS or (get_origin(returns) is list and get_args(returns)[0] in _SCALARS)
+
+
+def _as_list(answer: Any) -> Any:
+    return answer.tolist() if hasattr(answer, "tolist") else list(answer)
 
 
 def _list_check(element: Any) -> Callable[[Any], bool | None]:

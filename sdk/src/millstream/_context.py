@@ -96,7 +96,7 @@ def log(message: object, level: str = "info") -> None:
     """Write one line to the platform's log, stamped with the request, release and pipeline it belongs to.
 
     Args:
-        message: anything with a `str`; lines are kept apart, a very long one is cut.
+        message: anything with a `str`; it may have several lines, and a very long one is cut.
         level: debug, info, warning, error or critical.
     """
     _sink.log(level, str(message), current_requests(), "")

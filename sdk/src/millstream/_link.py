@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from millstream.wire import FromNode, FromWorker, Splitter, decode_from_node, encode, frame
+from millstream.wire import FromNode, FromWorker, Log, Splitter, decode_from_node, encode, frame
 
 EXIT_NODE_GONE = 3
 """The node's end of the socket closed: it died, or it has given this worker up."""
@@ -25,7 +25,7 @@ _READ_BYTES = 1 << 18
 
 
 class Link:
-    """One socket to the node.
+    """One socket to the node. In a forked child of pipeline code it is closed, and log lines go to standard error.
 
     Args:
         fd: the inherited descriptor; it is not passed on to processes that pipeline code starts.
@@ -42,10 +42,12 @@ class Link:
 
     def send(self, message: FromWorker) -> None:
         """Write one message; any thread. Ends the process where the node is gone."""
+        if not self._is_ours:
+            if isinstance(message, Log):
+                os.write(2, f"{message.level} {message.logger}: {message.message}\n".encode())
+            return
         data = frame(encode(message))
         with self._lock:
-            if not self._is_ours:
-                return
             try:
                 self._socket.sendall(data)
             except OSError:

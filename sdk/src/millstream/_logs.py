@@ -96,6 +96,7 @@ class LineWriter(io.TextIOBase):
         self._name = name
         self._real = real
         self._partial = ""
+        self._partial_of: tuple[str, ...] = ()
         self._lock = threading.RLock()
         self._is_ours = True
         os.register_at_fork(after_in_child=self._leave)
@@ -123,14 +124,19 @@ class LineWriter(io.TextIOBase):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if not self._is_ours:
             return self._real.write(text)
+        requests = _context.current_requests()
         with self._lock:
+            if requests != self._partial_of:
+                self.end_line()
             *lines, partial = (self._partial + text).split("\n")
-            self._partial = partial.rpartition("\r")[2] if len(partial) > MAX_LINE_BYTES else partial
-            if len(self._partial) > MAX_LINE_BYTES:
-                lines.append(self._partial)
-                self._partial = ""
+            if len(partial) > MAX_LINE_BYTES:
+                partial = partial.rpartition("\r")[2]
+            if len(partial) > MAX_LINE_BYTES:
+                lines.append(partial)
+                partial = ""
+            self._partial, self._partial_of = partial, requests
         for line in lines:
-            self._tell(line)
+            self._tell(line, requests)
         return len(text)
 
     def flush(self) -> None:
@@ -139,15 +145,16 @@ class LineWriter(io.TextIOBase):
             self._real.flush()
 
     def end_line(self) -> None:
-        """Send what waits for its end; called when a call ends, so that the line is stamped with the right request."""
+        """Send what waits for its end, stamped with the requests that wrote it; called when a call ends."""
         with self._lock:
-            partial, self._partial = self._partial, ""
-        self._tell(partial)
+            partial, requests = self._partial, self._partial_of
+            self._partial = ""
+        self._tell(partial, requests)
 
-    def _tell(self, line: str) -> None:
+    def _tell(self, line: str, requests: tuple[str, ...]) -> None:
         shown = line.rstrip("\r").rpartition("\r")[2].rstrip()
         if shown:
-            _context.sink().log(self._level, shown, _context.current_requests(), self._name)
+            _context.sink().log(self._level, shown, requests, self._name)
 
     def _leave(self) -> None:
         self._lock = threading.RLock()
@@ -178,7 +185,7 @@ def capture(gate: Gate) -> Captured:
         def emit(self, record: logging.LogRecord) -> None:
             try:
                 message = self.format(record)
-            except Exception:
+            except Exception:  # as the standard handlers do: a bad format string must not end the call
                 self.handleError(record)
                 return
             _context.sink().log(record.levelname.lower(), message, _context.current_requests(), record.name)

@@ -77,7 +77,7 @@ class Parameters:
             Fault: the rows are not what the pipeline declares, or a parameter is unknown.
         """
         found = _guarded(self._decode_rows, params)
-        return getattr(found, self.rows_name), self._bytes_of_others(found)
+        return getattr(found, self.rows_name), self._bytes_of_others(found) if self._others else ()
 
     def split_array(self, params: bytes) -> tuple[list[Any], tuple[bytes, ...]]:
         """The same for the shape columns, before an array is made."""
@@ -149,6 +149,9 @@ def _guarded(decode: Callable[[bytes], Any], params: bytes) -> Any:
     try:
         return decode(params)
     except DECODE_ERRORS as error:
+        raise bad_parameters(error) from None
+    except (ValueError, OverflowError) as error:
+        # Of msgspec itself, such as an integer of more digits than Python converts; those of a __post_init__ are caught above.
         raise bad_parameters(error) from None
     except Exception as error:
         # msgspec runs authors' __post_init__; what is neither ValueError nor TypeError in there is the pipeline's failure.

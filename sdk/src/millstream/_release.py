@@ -56,7 +56,7 @@ class Training:
             arguments[self._signature.request_parameter] = Request(row.id, row.tenant, row.attempt)
         try:
             model = self.pipeline.function(run, **arguments)
-        except BaseException as error:
+        except BaseException as error:  # sys.exit in pipeline code is the run's failure, not the worker's end
             if isinstance(error, Cancelled) and run.cancelled:
                 raise Fault("cancelled", WireError("cancelled", str(error))) from None
             raise Fault("failed", raised(error, retryable_types=self.pipeline.retryable_types)) from None
@@ -105,7 +105,7 @@ def import_release(modules: Sequence[str], max_result_bytes: int = DEFAULT_MAX_R
             importlib.import_module(module)
         except DeclarationError as error:
             raise ImportFailed(WireError("bad_pipeline", str(error), detail=traceback_text(error))) from None
-        except BaseException as error:
+        except BaseException as error:  # a module may do anything while it is imported, sys.exit included
             sentence = f"module {module} cannot be imported: {describe(error)}"
             raise ImportFailed(WireError("import_failed", sentence, detail=traceback_text(error))) from None
     try:

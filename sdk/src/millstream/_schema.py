@@ -23,7 +23,7 @@ def parameters_schema(name: str, signature: Signature) -> dict[str, object]:
     """
     plain = [p for p in signature.parameters if not _is_array(p, signature)]
     schemas, definitions = _components(name, [p.annotation for p in plain])
-    by_name = {p.name: schema for p, schema in zip(plain, schemas)}
+    by_name = {p.name: schema for p, schema in zip(plain, schemas, strict=True)}
     properties: dict[str, object] = {}
     for parameter in signature.parameters:
         schema = _array_schema(parameter, signature) if _is_array(parameter, signature) else by_name[parameter.name]

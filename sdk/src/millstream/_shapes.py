@@ -12,7 +12,7 @@ callers never meet in a call without the author's promise.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -74,7 +74,7 @@ class Inference:
         begun = time.perf_counter()
         try:
             return self._function(*leading, **arguments)
-        except BaseException as error:
+        except BaseException as error:  # sys.exit in pipeline code is that request's failure, not the worker's end
             raise Fault("failed", raised(error, retryable_types=self.pipeline.retryable_types)) from None
         finally:
             self.run_s += time.perf_counter() - begun
@@ -107,12 +107,11 @@ class _Joining:
 
     def run(self) -> list[Outcome]:
         groups: dict[tuple[tuple[bytes, ...], int], list[_Caller]] = {}
-        for index, row in enumerate(self._rows):
-            try:
-                mine, others = self._split(row.params)
-            except Fault as fault:
-                self._fail(index, fault)
+        for index, split in enumerate(self._split_all()):
+            if isinstance(split, Fault):
+                self._fail(index, split)
                 continue
+            mine, others = split
             groups.setdefault((others, self._width(mine)), []).append((index, mine))
         for (_, width), callers in groups.items():
             if width == _NO_ROWS:
@@ -120,6 +119,13 @@ class _Joining:
             else:
                 self._settle(callers)
         return self._outcomes
+
+    def _split_all(self) -> Iterator[tuple[list[Any], tuple[bytes, ...]] | Fault]:
+        for row in self._rows:
+            try:
+                yield self._split(row.params)
+            except Fault as fault:
+                yield fault
 
     def _width(self, rows: list[Any]) -> int:
         """What must be equal for rows to stand in one array: the numbers in a row."""
@@ -131,24 +137,40 @@ class _Joining:
         """Answer callers whose rows may be joined, in one call if that works, else by halves."""
         if self._is_cancelled():
             return
+        fault: Fault | None = None
         try:
-            parts = self._call(callers)
-        except Fault as fault:
-            if len(callers) == 1:
-                self._fail(callers[0][0], fault)
-                return
+            answer = self._call(callers)
+        except Fault as caught:
+            fault = caught
+        if fault is None:
+            self._part(callers, answer)
+        elif len(callers) == 1:
+            self._fail(callers[0][0], fault)
+        else:
             middle = len(callers) // 2
             for half in (callers[:middle], callers[middle:]):
+                # Decoded anew: the call that failed may have changed the rows it was handed.
                 self._settle([(index, self._split(self._rows[index].params)[0]) for index, _ in half])
+
+    def _part(self, callers: list[_Caller], answer: Any) -> None:
+        """Give each caller its part of the answer, checked and encoded on its own."""
+        answers = self._inference._answers
+        lengths = [len(rows) for _, rows in callers]
+        bodies = answers.encode_parts(answer, lengths)
+        if bodies is not None:
+            for (index, _), body in zip(callers, bodies, strict=True):
+                self._outcomes[index] = Outcome("ok", body)
             return
-        for (index, _), part in zip(callers, parts):
+        start = 0
+        for (index, _), length in zip(callers, lengths, strict=True):
             try:
-                self._outcomes[index] = Outcome("ok", self._inference._answers.encode(part))
+                self._outcomes[index] = Outcome("ok", answers.encode(answer[start : start + length]))
             except Fault as fault:
                 self._fail(index, fault)
+            start += length
 
-    def _call(self, callers: list[_Caller]) -> list[Any]:
-        """Call once with everybody's rows and part the answer again.
+    def _call(self, callers: list[_Caller]) -> Any:
+        """Call once with everybody's rows.
 
         Raises:
             Fault: the call cannot be made, raised, or answered with anything but one output a row.
@@ -168,11 +190,7 @@ class _Joining:
             raise _wrong_length(f"returned a value of type {type(answer).__name__}", count)
         if len(answer) != count:
             raise _wrong_length(f"returned {len(answer)} outputs", count)
-        parts, start = [], 0
-        for _, rows in callers:
-            parts.append(answer[start : start + len(rows)])
-            start += len(rows)
-        return parts
+        return answer
 
     def _answer_empty(self, callers: list[_Caller]) -> None:
         """No rows have no outputs; many a `predict` raises for them, so it is not asked."""
@@ -190,7 +208,8 @@ class _Joining:
 def _is_sequence(answer: Any) -> bool:
     if isinstance(answer, (list, tuple)):
         return True
-    return len(getattr(answer, "shape", ())) >= 1 and callable(getattr(answer, "tolist", None))
+    shape = getattr(answer, "shape", None)
+    return isinstance(shape, tuple) and len(shape) >= 1 and callable(getattr(answer, "tolist", None))
 
 
 def _wrong_length(what: str, count: int) -> Fault:

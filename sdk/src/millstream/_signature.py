@@ -118,7 +118,8 @@ def _inference(parameters: tuple[Parameter, ...], returns: Any, rows_independent
             )
         if request_parameter:
             raise DeclarationError(
-                f"parameter {request_parameter} is an ms.Request, but rows_independent=True joins several requests in one call; use one or the other"
+                f"parameter {request_parameter} is an ms.Request, but rows_independent=True joins several requests in one call;"
+                f" use one or the other"
             )
         if rows is not None and rows.default is not NO_DEFAULT:
             raise DeclarationError(f"with rows_independent=True the rows parameter {rows.name} must be sent; remove its default")
@@ -159,6 +160,8 @@ def _parameter(declared: Any, hints: dict[str, Any]) -> Parameter:
 # --- numpy, told by names so that numpy is not imported ---------------------------------------------------------------
 
 _ELEMENTS: dict[str, type] = {"float": float, "int": int, "uint": int, "bool": bool}
+_ABSTRACT = ("generic", "number", "inexact", "floating")
+"""Scalar classes that leave the dtype open; such an array is float64."""
 
 
 def is_ndarray(annotation: Any) -> bool:
@@ -172,7 +175,8 @@ def dtype_of(annotation: Any) -> Any:
     for argument in get_args(annotation):
         if getattr(get_origin(argument), "__name__", "") == "dtype":
             scalar = get_args(argument)[0]
-            return scalar if isinstance(scalar, type) and scalar.__name__ != "generic" else None
+            scalar = get_origin(scalar) or scalar
+            return scalar if isinstance(scalar, type) and scalar.__name__ not in _ABSTRACT else None
     return None
 
 
@@ -208,7 +212,8 @@ def _check_types(parameters: tuple[Parameter, ...]) -> None:
             msgspec.json.Decoder(parameter.annotation)
             foreign = find_foreign(parameter.annotation)
         except (TypeError, NameError) as error:
-            raise DeclarationError(f"parameter {parameter.name}: {_spell(parameter.annotation)} cannot be read from JSON: {error}") from None
+            spelled = _spell(parameter.annotation)
+            raise DeclarationError(f"parameter {parameter.name}: {spelled} cannot be read from JSON: {error}") from None
         if foreign is not None:
             raise DeclarationError(
                 f"parameter {parameter.name}: {_spell(foreign)} cannot be read from JSON; use a dataclass, msgspec.Struct, TypedDict"
@@ -229,7 +234,8 @@ def _check_return(returns: Any) -> None:
         raise DeclarationError(f"the return type {_spell(returns)} cannot be written as JSON: {error}") from None
     if foreign is not None and not _is_numpy(foreign):
         raise DeclarationError(
-            f"the return type {_spell(foreign)} cannot be written as JSON; return a dataclass, msgspec.Struct, TypedDict, plain types or a numpy array"
+            f"the return type {_spell(foreign)} cannot be written as JSON;"
+            f" return a dataclass, msgspec.Struct, TypedDict, plain types or a numpy array"
         )
 
 
@@ -240,7 +246,8 @@ def _check_joined_return(returns: Any) -> None:
     if plain is list or get_origin(plain) is list or is_ndarray(plain):
         return
     raise DeclarationError(
-        f"rows_independent=True returns one output for each row, so the return type must be list[...] or numpy.ndarray; it is {_spell(returns)}"
+        f"rows_independent=True returns one output for each row, so the return type must be list[...] or numpy.ndarray;"
+        f" it is {_spell(returns)}"
     )
 
 

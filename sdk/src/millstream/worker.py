@@ -12,6 +12,8 @@ The process ends with BYE after DRAIN, and at once when the node's end of the so
 from __future__ import annotations
 
 import argparse
+import faulthandler
+import gc
 import os
 import platform
 import signal
@@ -23,7 +25,7 @@ from queue import SimpleQueue
 
 from millstream import _context
 from millstream._answers import DEFAULT_MAX_RESULT_BYTES
-from millstream._failures import Fault
+from millstream._failures import Fault, raised
 from millstream._link import Link
 from millstream._logs import Captured, Gate, capture
 from millstream._manifest import Manifest, ManifestError, installed_manifest, manifest_file, probe
@@ -71,10 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         manifest = manifest_file(options.manifest) if options.manifest else installed_manifest(options.package)
     except ManifestError as error:
-        print(f"millstream.worker: {error}", file=sys.stderr)
+        sys.stderr.write(f"millstream.worker: {error}\n")
         return EXIT_USAGE
     if options.probe:
         return probe(manifest)
+    faulthandler.enable()  # a segfault in an extension leaves the Python lines that led to it on standard error
     _be_first_to_die()
     return Worker(Link(options.fd), manifest, options.max_result_bytes).run()
 
@@ -112,8 +115,7 @@ class Worker:
         """Say HELLO, import, say READY, work until DRAIN, say BYE."""
         m = self._manifest
         self._link.send(Hello(WIRE, __version__, platform.python_version(), os.getpid(), m.package, m.version, m.build_id))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, frame: self._queue.put(f"signal {signal.Signals(number).name}"))
+        self._drain_on_signals()
         threading.Thread(target=self._link.read_forever, args=(self._take,), name="millstream-reader", daemon=True).start()
         _context.install(self._sink)
         captured = capture(self._sink.gate)
@@ -125,6 +127,17 @@ class Worker:
         self._leave(reason)
         return EXIT_OK
 
+    def _drain_on_signals(self) -> None:
+        """SIGTERM and SIGINT drain this process; processes that pipeline code forks get Python's own handlers back."""
+
+        def give_back() -> None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, frame: self._queue.put(f"signal {signal.Signals(number).name}"))
+        os.register_at_fork(after_in_child=give_back)
+
     def _import(self, captured: Captured) -> Release | None:
         begun = time.perf_counter()
         try:
@@ -135,6 +148,7 @@ class Worker:
             self._leave(failure.error.code)
             return None
         captured.end_call()
+        gc.freeze()  # what the imports made stays: no collection needs to look at it again
         self._link.send(Ready(time.perf_counter() - begun))
         return release
 
@@ -186,7 +200,10 @@ class Worker:
         return Loaded(load.model, load.version, time.perf_counter() - begun, _rss_bytes(), error)
 
     def _execute(self, release: Release, execute: Execute) -> Results:
-        outcomes, run_s = self._outcomes(release, execute)
+        try:
+            outcomes, run_s = self._outcomes(release, execute)
+        except Exception as error:  # a defect of the SDK, or an answer whose own methods raise: the worker goes on
+            outcomes, run_s = _alike(execute, "failed", raised(error, code="internal", doing="the worker failed"))
         self._waiting.discard(execute.batch)
         self._cancelled.discard(execute.batch)
         return Results(execute.batch, _within_frame(outcomes), run_s)
