@@ -102,7 +102,7 @@ def main() -> None:
     said["trainings"] = training_figures
     said["finished"] = finished
     said["dead_letters"] = sum(1 for _ in platform.records(DEAD_LETTERS))
-    said["answers_ms"] = [min((a.append_ms for a in answers), default=0), max((a.append_ms for a in answers), default=0)]
+    said["sent_ms"] = [min(one.sent_ms for one in requests), max(one.acked_ms for one in requests)]
     print(json.dumps(said))
 
 
