@@ -73,7 +73,7 @@ class Appending:
 
 
 class Following:
-    """`millstream topics read TOPIC --json --follow`: every record from the first on, as it becomes visible.
+    """`millstream topics read TOPIC --json --follow`: every record from the first on (or from now on), as it becomes visible.
 
     Args:
         on_record: called on the reading thread with the record and the Unix milliseconds at which this process saw it.
@@ -82,7 +82,7 @@ class Following:
     def __init__(
         self, platform: Platform, topic: str, on_record: Callable[[dict[str, object], float], None], *, from_end: bool = False
     ) -> None:
-        arguments = ["topics", "read", topic, "--json", "--follow", *(["--from-end"] if from_end else [])]
+        arguments = ["topics", "read", topic, "--json", "--follow", *([] if from_end else ["--from-start"])]
         self._process = platform.spawn(*arguments, stdout=subprocess.PIPE)
         self._on_record = on_record
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -103,10 +103,12 @@ class Following:
 
 
 def record_value(record: dict[str, object]) -> dict[str, object]:
-    """The JSON object in a record that `topics read --json` printed, whether it was printed as JSON or as text."""
-    value = record["value"]
-    if isinstance(value, str):
-        value = json.loads(value)
+    """The JSON object in a record that `topics read --json` printed.
+
+    Raises:
+        TypeError: the value is no JSON object.
+    """
+    value = record.get("value")
     if not isinstance(value, dict):
         raise TypeError(f"the record at {record['topic']}/{record['partition']}/{record['offset']} holds no JSON object")
     return value

@@ -42,7 +42,7 @@ def read_states(platform: Platform) -> dict[str, Row]:
     """The last state of each model on the broadcast topic, by tenant.model."""
     states = {}
     for record in platform.records(MODELS):
-        if record["value"] is not None:
+        if not record.get("tombstone"):
             state = record_value(record)
             states[f"{state['tenant']}.{state['model']}"] = state
     return states
