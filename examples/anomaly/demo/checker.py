@@ -15,8 +15,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from blackbox.command import Platform
+from blackbox.matching import match
 from blackbox.stream import record_value
-from examples.anomaly.demo.judge import Answer, Expected, Sent, judge, match
+from examples.anomaly.demo.judge import Answer, Expected, Sent, judge
 
 OUTPUT = "ml.pipeline.output"
 DEAD_LETTERS = "ml.pipeline.dlq"
@@ -65,7 +66,7 @@ def read_expected(wheel: Path, features: int) -> Expected:
 
 def finished_trainings(trainings: list[Sent], answers: list[Answer]) -> tuple[dict[str, list[tuple[int, str]]], dict[str, object]]:
     """When each tenant's trainings finished and under which release, and the figures of the trainings themselves."""
-    found, _ = match(trainings, answers)
+    found, _ = match({one.id: one.where for one in trainings}, answers)
     finished: dict[str, list[tuple[int, str]]] = defaultdict(list)
     figures: Counter[str] = Counter(requests=len(trainings))
     for training in trainings:

@@ -22,6 +22,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from blackbox.matching import Coordinates, match
+
 SWITCH_MS = 1000
 
 
@@ -42,6 +44,10 @@ class Sent:
     params: str = ""
     """Of a training request: its parameters as JSON."""
 
+    @property
+    def where(self) -> Coordinates:
+        return self.topic, self.partition, self.offset
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -49,7 +55,7 @@ class Answer:
 
     id: str
     status: str
-    record: tuple[str, int, int]
+    record: Coordinates
     append_ms: int
     place: tuple[int, int]
     """Partition and offset on the output topic."""
@@ -114,25 +120,6 @@ class Verdict:
     examples: dict[str, list[str]]
 
 
-def match(sent: Iterable[Sent], answers: Iterable[Answer]) -> tuple[dict[str, list[Answer]], list[Answer]]:
-    """Match answers with requests by id and by the record that the answer names.
-
-    Returns:
-        Answers by request id, in the order of the topic's append times, and the stray ones.
-    """
-    known = {one.id: (one.topic, one.partition, one.offset) for one in sent}
-    found: dict[str, list[Answer]] = defaultdict(list)
-    stray = []
-    for answer in answers:
-        if known.get(answer.id) == answer.record:
-            found[answer.id].append(answer)
-        else:
-            stray.append(answer)
-    for several in found.values():
-        several.sort(key=lambda answer: (answer.append_ms, answer.place))
-    return found, stray
-
-
 def right_releases(request: Sent, answer: Answer, finished: list[tuple[int, str]]) -> tuple[set[str], bool]:
     """The releases that may have answered a request, by the tenant's finished trainings (append time, release), oldest first.
 
@@ -165,7 +152,7 @@ def judge(
         deploy_ms: when the deployment of the new release was started (Unix milliseconds); it is over with its first answer.
         killed_ms: when the node was killed.
     """
-    found, stray = match(requests, answers)
+    found, stray = match({one.id: one.where for one in requests}, answers)
     tenants: dict[str, Tally] = defaultdict(Tally)
     examples: dict[str, list[str]] = defaultdict(list)
     flagged: dict[str, dict[str, bool]] = defaultdict(dict)

@@ -1,0 +1,153 @@
+"""What is sent and what is killed, drawn from a seed; the answers are known before anything runs."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from chaos.judge import Asked
+
+TENANTS = 10
+BAD_SHARE = 0.01
+KILLERS_PER_REQUEST = 1 / 10_000
+SLOW_PER_REQUEST = 1 / 1000
+SLOW_S = 0.25
+"""A slow row holds its partition back while the other release's rows of that partition finish: a finished set above the prefix."""
+WORKER_KILL_EVERY_S = 2.0
+NODE_KILL_EVERY_S = 10.0
+TRAINING_EVERY_S = 4.0
+TRAINING_TAKES_S = 1.0
+
+Target = Literal["worker", "node", "training"]
+POINTS = ("before commit", "inside commit", "after commit", "before reply", "after reply")
+"""The named points at which a node dies: around the transaction, and around a worker's reply."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A tenant: the release that trains its model, and the line y = slope . x + shift."""
+
+    tenant: str
+    release: int
+    slope: tuple[int, int]
+    shift: int
+    partition: int
+
+    def value(self, x: tuple[int, int]) -> float:
+        return float(self.release * (self.slope[0] * x[0] + self.slope[1] * x[1] + self.shift))
+
+
+@dataclass(frozen=True)
+class Send:
+    """One request: what is known of it beforehand, and its line for `topics append`."""
+
+    asked: Asked
+    line: bytes
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One planned kill: when (seconds from the start), whom, how long after the backlog is there, and at which point."""
+
+    at_s: float
+    target: Target
+    wait_s: float
+    point: str = ""
+
+
+@dataclass
+class Plan:
+    """Everything that will happen. `trainings` are sent one by one, `stream` steadily, `reserve` in bursts before kills."""
+
+    stream: list[Send] = field(default_factory=list)
+    reserve: list[Send] = field(default_factory=list)
+    trainings: list[tuple[float, Send]] = field(default_factory=list)
+    kills: list[Kill] = field(default_factory=list)
+
+    @property
+    def asked(self) -> list[Asked]:
+        return [send.asked for send in [*self.stream, *self.reserve, *(send for _, send in self.trainings)]]
+
+
+def lines() -> list[Line]:
+    """Ten tenants, every other one of release 2; two tenants of different releases share each partition."""
+    return [Line(f"tenant-{n}", n % 2 + 1, (n + 2, 3 * n + 1), 7 * n - 20, n // 2) for n in range(TENANTS)]
+
+
+def request_line(request_id: str, pipeline: str, line: Line, params: dict[str, object]) -> bytes:
+    """A record as `topics append` takes it, with the tenant's partition."""
+    value = {"id": request_id, "pipeline": pipeline, "tenant": line.tenant, "params": params}
+    return json.dumps({"key": line.tenant, "partition": line.partition, "value": value}, separators=(",", ":")).encode()
+
+
+def inference(request_id: str, line: Line, number: int, draw: random.Random, kind: str, *, harm: str = "", mark: str = "") -> Send:
+    """One request for the pipeline `answer`; the expected value is computed here, without the model."""
+    x = (draw.randrange(-1000, 1000), draw.randrange(-1000, 1000))
+    row: dict[str, object] = {"x": list(x), "nonce": number}
+    status, code, value = "ok", "", line.value(x)
+    match kind:
+        case "bad":
+            row["nonce"] = "not a number"
+            status, code, value = "invalid", "bad_parameters", 0.0
+        case "killer":
+            row["harm"] = harm
+            status, code, value = "dead", "worker_died", 0.0
+        case "slow":
+            row["wait_s"] = SLOW_S
+        case "point":
+            row |= {"harm": harm, "mark": mark}
+    asked = Asked(request_id, line.tenant, kind, status, code, value, number, line.release)
+    return Send(asked, request_line(request_id, "answer", line, {"rows": [row]}))
+
+
+def training(request_id: str, line: Line, *, seconds: float = 0.0, announce: str = "") -> Send:
+    """One training request of a tenant's line; it makes the same model again, so every answer stays what it was."""
+    params: dict[str, object] = {"slope": list(line.slope), "shift": line.shift, "seconds": seconds, "announce": announce}
+    return Send(Asked(request_id, line.tenant, "training", "ok", "", 0.0, 0, line.release), request_line(request_id, "learn", line, params))
+
+
+def draw_plan(name: str, seed: int, requests: int, seconds: float, marks: Path, *, points: bool = True) -> Plan:
+    """Draw a plan.
+
+    Args:
+        name: what the ids begin with; another attack on the same log has another name.
+        requests: inference requests; trainings come on top.
+        seconds: how long processes are killed.
+        marks: folder in which rows and trainings leave their marks.
+        points: every other kill of a node happens at a named point of the commit, else at any moment.
+    """
+    draw = random.Random(seed)
+    plan = Plan()
+    tenants = lines()
+    killers = max(1, round(requests * KILLERS_PER_REQUEST))
+    kinds = ["killer"] * killers + ["bad"] * round(requests * BAD_SHARE) + ["slow"] * round(requests * SLOW_PER_REQUEST)
+    kinds += ["good"] * (requests - len(kinds))
+    draw.shuffle(kinds)
+    sends = []
+    for number, kind in enumerate(kinds):
+        harm = draw.choice(["exit", "kill", "segfault"]) if kind == "killer" else ""
+        sends.append(inference(f"{name}-{number}", draw.choice(tenants), number, draw, kind, harm=harm))
+    plan.kills = _draw_kills(draw, seconds, points)
+    for number in range(int(seconds / TRAINING_EVERY_S)):
+        line = draw.choice([line for line in tenants if line.release == 2])
+        send = training(f"{name}-train-{number}", line, seconds=TRAINING_TAKES_S, announce=str(marks / f"{name}-train-{number}"))
+        plan.trainings.append((number * TRAINING_EVERY_S + draw.uniform(0, 1), send))
+    kept = len(sends) // 2 if plan.kills else 0
+    plan.reserve, plan.stream = sends[:kept], sends[kept:]
+    return plan
+
+
+def _draw_kills(draw: random.Random, seconds: float, points: bool) -> list[Kill]:
+    kills = []
+    for number in range(1, int(seconds / WORKER_KILL_EVERY_S) + 1):
+        at_s = number * WORKER_KILL_EVERY_S - draw.uniform(0, WORKER_KILL_EVERY_S * 0.8)
+        target: Target = "training" if number % 5 == 0 else "worker"
+        kills.append(Kill(at_s, target, draw.uniform(0, 0.05)))
+    for number in range(1, int(seconds / NODE_KILL_EVERY_S) + 1):
+        at_s = number * NODE_KILL_EVERY_S - draw.uniform(0, NODE_KILL_EVERY_S * 0.5)
+        point = POINTS[(number // 2) % len(POINTS)] if points and number % 2 == 0 else ""
+        kills.append(Kill(at_s, "node", draw.uniform(0, 0.05), point))
+    return sorted(kills, key=lambda kill: kill.at_s)
