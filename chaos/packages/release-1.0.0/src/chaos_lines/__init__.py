@@ -53,4 +53,4 @@ def answer(model: LinearRegression, rows: list[Row]) -> list[Reply]:
         if row.harm:
             do_harm(row.harm, row.mark)
     values = model.predict(np.array([row.x for row in rows])) * RELEASE
-    return [Reply(float(value), row.nonce, RELEASE) for value, row in zip(values, rows)]
+    return [Reply(float(value), row.nonce, RELEASE) for value, row in zip(values, rows, strict=True)]
