@@ -35,18 +35,20 @@ class Appending:
         self._on_ack = on_ack
         self._waiting: list[tuple[object, int]] = []
         self._lock = threading.Lock()
+        self._sending = threading.Lock()
         self.acked = 0
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def send(self, lines: Sequence[tuple[object, bytes]]) -> None:
-        """Write lines (tag, JSON request without newline); blocks while the command's pipe is full."""
+        """Write lines (tag, JSON request without newline), from any thread; blocks while the command's pipe is full."""
         assert self._process.stdin is not None
-        now = time.time_ns() // 1_000_000
-        with self._lock:
-            self._waiting.extend((tag, now) for tag, _ in lines)
-        self._process.stdin.write(b"".join(line + b"\n" for _, line in lines))
-        self._process.stdin.flush()
+        with self._sending:
+            now = time.time_ns() // 1_000_000
+            with self._lock:
+                self._waiting.extend((tag, now) for tag, _ in lines)
+            self._process.stdin.write(b"".join(line + b"\n" for _, line in lines))
+            self._process.stdin.flush()
 
     def _read(self) -> None:
         assert self._process.stdout is not None

@@ -21,9 +21,11 @@ NODE_KILL_EVERY_S = 10.0
 TRAINING_EVERY_S = 4.0
 TRAINING_TAKES_S = 1.0
 
-Target = Literal["worker", "node", "training"]
+Target = Literal["worker", "node"]
 POINTS = ("before commit", "inside commit", "after commit", "before reply", "after reply")
 """The named points at which a node dies: around the transaction, and around a worker's reply."""
+ROW_POINTS = ("before reply", "after reply")
+"""Those at which a row of the worker kills the node above it; at the others the node of `faulty_node` kills itself."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,21 @@ class Kill:
     wait_s: float
     point: str = ""
 
+    @property
+    def name(self) -> str:
+        return f"{self.point or self.target} at {self.at_s:.3f}"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training request: when it is sent, the file (less `.ATTEMPT`) in which an attempt leaves its process id, and how
+    long after that its first attempt is killed (0: it is let live)."""
+
+    at_s: float
+    send: Send
+    announce: Path
+    kill_after_s: float
+
 
 @dataclass
 class Plan:
@@ -64,12 +81,15 @@ class Plan:
 
     stream: list[Send] = field(default_factory=list)
     reserve: list[Send] = field(default_factory=list)
-    trainings: list[tuple[float, Send]] = field(default_factory=list)
+    trainings: list[Training] = field(default_factory=list)
     kills: list[Kill] = field(default_factory=list)
+    points: dict[str, Send] = field(default_factory=dict)
+    """Rows that kill the node around a worker's reply, by point and number of the kill."""
 
     @property
     def asked(self) -> list[Asked]:
-        return [send.asked for send in [*self.stream, *self.reserve, *(send for _, send in self.trainings)]]
+        sends = [*self.stream, *self.reserve, *(one.send for one in self.trainings), *self.points.values()]
+        return [send.asked for send in sends]
 
 
 def lines() -> list[Line]:
@@ -133,8 +153,15 @@ def draw_plan(name: str, seed: int, requests: int, seconds: float, marks: Path, 
     plan.kills = _draw_kills(draw, seconds, points)
     for number in range(int(seconds / TRAINING_EVERY_S)):
         line = draw.choice([line for line in tenants if line.release == 2])
-        send = training(f"{name}-train-{number}", line, seconds=TRAINING_TAKES_S, announce=str(marks / f"{name}-train-{number}"))
-        plan.trainings.append((number * TRAINING_EVERY_S + draw.uniform(0, 1), send))
+        announce = marks / f"{name}-train-{number}"
+        send = training(announce.name, line, seconds=TRAINING_TAKES_S, announce=str(announce))
+        killed_s = draw.uniform(0.05, 0.9) * TRAINING_TAKES_S if number % 2 == 0 else 0.0
+        plan.trainings.append(Training(number * TRAINING_EVERY_S + draw.uniform(0, 1), send, announce, killed_s))
+    for number, kill in enumerate(plan.kills):
+        if kill.point in ROW_POINTS:
+            request_id = f"{name}-point-{number}"
+            mark = str(marks / request_id)
+            plan.points[kill.name] = inference(request_id, tenants[number % TENANTS], number, draw, "point", harm=f"node {kill.point}", mark=mark)
     kept = len(sends) // 2 if plan.kills else 0
     plan.reserve, plan.stream = sends[:kept], sends[kept:]
     return plan
@@ -144,8 +171,7 @@ def _draw_kills(draw: random.Random, seconds: float, points: bool) -> list[Kill]
     kills = []
     for number in range(1, int(seconds / WORKER_KILL_EVERY_S) + 1):
         at_s = number * WORKER_KILL_EVERY_S - draw.uniform(0, WORKER_KILL_EVERY_S * 0.8)
-        target: Target = "training" if number % 5 == 0 else "worker"
-        kills.append(Kill(at_s, target, draw.uniform(0, 0.05)))
+        kills.append(Kill(at_s, "worker", draw.uniform(0, 0.05)))
     for number in range(1, int(seconds / NODE_KILL_EVERY_S) + 1):
         at_s = number * NODE_KILL_EVERY_S - draw.uniform(0, NODE_KILL_EVERY_S * 0.5)
         point = POINTS[(number // 2) % len(POINTS)] if points and number % 2 == 0 else ""

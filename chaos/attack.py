@@ -1,0 +1,270 @@
+"""One attack: send a plan's requests, kill what it says, bring the node back every time, and let the judge count.
+
+Threads of this process: the stream (steady requests), the kills of workers, the kills of nodes, the trainings. Each notes what it
+did; nothing of the platform is imported. A node that ended is started again at once by whoever killed it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from blackbox import processes
+from blackbox.command import Node
+from blackbox.matching import match
+from blackbox.stream import Following
+from chaos.faults import ARM, words_of
+from chaos.ground import OUTPUT, Ground, result_of
+from chaos.judge import Acked, Killed, Report, judge, judge_trainings
+from chaos.plan import ROW_POINTS, Kill, Plan, Send, Training
+
+TICK_S = 0.02
+BACKLOG = 50
+"""Requests that must be unanswered before a kill is let go."""
+BACKLOG_WAIT_S = 3.0
+WORKER_WAIT_S = 5.0
+POINT_WAIT_S = 8.0
+ANNOUNCE_WAIT_S = 20.0
+QUIET_S = 40.0
+"""Nothing new for so long after the last request was sent: what is missing then is lost."""
+_READY = re.compile(rb'"event":"worker_ready".*?pid (\d+)')
+
+
+class Attack:
+    """Carries out one plan on a prepared ground.
+
+    Args:
+        fault: a word of `faults.FAULTS` with which every node of this attack is broken, or empty.
+        say: told what happens, for people.
+    """
+
+    def __init__(
+        self,
+        ground: Ground,
+        plan: Plan,
+        name: str,
+        seed: int,
+        seconds: float,
+        work: Path,
+        fault: str = "",
+        say: Callable[[str], None] = lambda words: None,
+    ) -> None:
+        self.ground = ground
+        self.plan = plan
+        self.name = name
+        self.seed = seed
+        self.seconds = seconds
+        self.fault = fault
+        self.say = say
+        self.acked: dict[str, Acked] = {}
+        self.killed: list[Killed] = []
+        self.killed_trainings: list[str] = []
+        self.training_faults: list[str] = []
+        self.node: Node
+        self._arm = work / f"{name}-armed"
+        self._draw = random.Random(seed + 1)
+        self._answered = 0
+        self._first_ids: set[str] = set()
+        self._node_lock = threading.Lock()
+        self._started = time.monotonic()
+        self._errors: list[BaseException] = []
+
+    def run(self) -> Report:
+        """Carry it out and judge it; the node is stopped in order at the end."""
+        node_kills = [kill for kill in self.plan.kills if kill.target == "node"]
+        self.node = self._start_node(node_kills[0] if node_kills else None)
+        self.node.wait_accepting()
+        self._following = Following(self.ground.platform, OUTPUT, self._see, from_end=True)
+        self._appending = self.ground.appending(lambda request_id, acked: self.acked.__setitem__(request_id, acked))
+        self._started = time.monotonic()
+        bursts = _parts(self.plan.reserve, len(self.plan.kills))
+        by_kill = dict(zip([kill.name for kill in self.plan.kills], bursts, strict=True))
+        threads = [
+            self._thread(self._stream),
+            self._thread(lambda: self._kill_workers([kill for kill in self.plan.kills if kill.target == "worker"], by_kill)),
+            self._thread(lambda: self._kill_nodes(node_kills, by_kill)),
+            self._thread(self._train),
+        ]
+        for thread in threads:
+            thread.join()
+        if self._errors:
+            self.node.stop()
+            raise self._errors[0]
+        self._appending.finish()
+        self._settle()
+        self._following.close()
+        self.node.stop()
+        return self._judge()
+
+    # --- what the threads do ------------------------------------------------------------------------------------------
+
+    def _stream(self) -> None:
+        """Send the stream evenly over the attack."""
+        sent = 0
+        while sent < len(self.plan.stream):
+            due = len(self.plan.stream) if self.seconds <= 0 else int(len(self.plan.stream) * min(1.0, self._elapsed() / self.seconds))
+            if due > sent:
+                self._send(self.plan.stream[sent:due])
+                sent = due
+            time.sleep(TICK_S)
+
+    def _kill_workers(self, kills: list[Kill], bursts: dict[str, list[Send]]) -> None:
+        """Kill a ready worker at each moment, the busiest there is, while requests wait."""
+        for kill in kills:
+            self._until(kill.at_s)
+            self._make_backlog(bursts[kill.name])
+            victim = self._wait_worker()
+            time.sleep(kill.wait_s)
+            if victim is not None and _kill(victim):
+                self.killed.append(Killed(_now_ms(), "worker"))
+
+    def _kill_nodes(self, kills: list[Kill], bursts: dict[str, list[Send]]) -> None:
+        for kill, after in zip(kills, [*kills[1:], None], strict=True):
+            self._until(kill.at_s)
+            self._make_backlog(bursts[kill.name])
+            self._end_node(kill)
+            self._restart(after)
+
+    def _end_node(self, kill: Kill) -> None:
+        """End the node by SIGKILL: from outside, by a row of its worker, or by itself at a point of the commit."""
+        if kill.point in ROW_POINTS:
+            self._send([self.plan.points[kill.name]])
+        elif kill.point:
+            self._arm.touch()
+        else:
+            time.sleep(kill.wait_s)
+            _kill(self.node.pid)
+        if kill.point and not self._wait(lambda: not self.node.alive(), POINT_WAIT_S):
+            raise RuntimeError(f"the node did not die {kill.point}:\n{self.node.words()}")
+        self.node.process.wait(30)
+        self.killed.append(Killed(_now_ms(), "node", kill.point))
+        open_requests = len(self.acked) - self._answered
+        self.say(f"node {self.node.pid} killed{f' {kill.point}' if kill.point else ''}, {open_requests} requests unanswered")
+
+    def _restart(self, next_kill: Kill | None) -> None:
+        with self._node_lock:
+            self.node = self._start_node(next_kill)
+
+    def _train(self) -> None:
+        for training in self.plan.trainings:
+            self._until(training.at_s)
+            self._send([training.send])
+            if training.kill_after_s:
+                self._kill_training(training)
+
+    def _kill_training(self, training: Training) -> None:
+        """Kill the process of the first attempt, when it has said its process id; a node that died took it along already."""
+        first = Path(f"{training.announce}.1")
+        if not self._wait(lambda: first.exists() and first.stat().st_size > 0, ANNOUNCE_WAIT_S):
+            return
+        time.sleep(training.kill_after_s)
+        pid = int(first.read_text())
+        if "millstream.worker" in processes.command_line(pid) and training.send.asked.id not in self._first_ids and _kill(pid):
+            self.killed.append(Killed(_now_ms(), "training"))
+            self.killed_trainings.append(training.send.asked.id)
+
+    # --- small steps --------------------------------------------------------------------------------------------------
+
+    def _start_node(self, next_kill: Kill | None) -> Node:
+        """A node as shipped, unless this attack plants a fault or the next kill is at a point of the commit."""
+        point = next_kill.point if next_kill and next_kill.point not in ROW_POINTS else ""
+        word = self.fault or point.replace(" ", "-")
+        program = (sys.executable, "-m", "chaos.faulty_node", word) if word in words_of() else ()
+        return self.ground.start_node(program, {ARM: str(self._arm)} if word else {})
+
+    def _make_backlog(self, burst: list[Send]) -> None:
+        """Send a burst and wait until enough of it is acknowledged and unanswered."""
+        self._send(burst)
+        self._wait(lambda: len(self.acked) - self._answered >= min(BACKLOG, len(burst)), BACKLOG_WAIT_S)
+
+    def _wait_worker(self) -> int | None:
+        found: list[int] = []
+
+        def look() -> bool:
+            ready = self._ready_workers()
+            busy = [one.pid for one in ready if one.state == "R"]
+            found[:] = busy or [one.pid for one in ready]
+            return bool(found)
+
+        return self._draw.choice(found) if self._wait(look, WORKER_WAIT_S) else None
+
+    def _ready_workers(self) -> list[processes.Process]:
+        """Living workers of pools that have said READY: those that run trainings are killed by `_kill_training` alone."""
+        log = self.ground.platform.data_dir / "logs" / "node.jsonl"
+        ready = {int(pid) for pid in _READY.findall(log.read_bytes()[-200_000:])} if log.exists() else set()
+        return [one for one in processes.workers(self.node.pid) if one.pid in ready]
+
+    def _send(self, sends: list[Send]) -> None:
+        self._appending.send([(send.asked.id, send.line) for send in sends])
+
+    def _see(self, record: dict[str, object], seen_ms: float) -> None:
+        result = result_of(record)
+        if result.id.startswith(self.name + "-"):
+            self._first_ids.add(result.id)
+            self._answered = len(self._first_ids)
+
+    def _settle(self) -> None:
+        """Wait for the last answers; give up when nothing new has come for QUIET_S."""
+        seen, since = self._answered, time.monotonic()
+        while self._answered < len(self.acked) and time.monotonic() - since < QUIET_S:
+            if not self.node.alive():
+                raise RuntimeError(f"the node ended by itself:\n{self.node.words()}")
+            time.sleep(0.1)
+            if self._answered != seen:
+                seen, since = self._answered, time.monotonic()
+
+    def _judge(self) -> Report:
+        results = self.ground.results(self.name + "-")
+        report = judge(self.plan.asked, self.acked, results, self.killed)
+        report.seed, report.seconds = self.seed, round(self._elapsed(), 1)
+        trainings = [one.send.asked for one in self.plan.trainings if one.send.asked.id in self.acked]
+        found, _ = match({one.id: self.acked[one.id].where for one in trainings}, results)
+        self.training_faults = judge_trainings(trainings, found, self.ground.runs(), self.killed_trainings)
+        return report
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    def _until(self, at_s: float) -> None:
+        time.sleep(max(0.0, at_s - self._elapsed()))
+
+    def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        end = time.monotonic() + timeout_s
+        while not (held := condition()) and time.monotonic() < end:
+            time.sleep(0.002)
+        return held
+
+    def _thread(self, work: Callable[[], None]) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                work()
+            except BaseException as error:  # told by `run`, on the thread that can tell it
+                self._errors.append(error)
+
+        thread = threading.Thread(target=guarded, daemon=True)
+        thread.start()
+        return thread
+
+
+def _parts(sends: list[Send], count: int) -> list[list[Send]]:
+    """Part a list into so many bursts of nearly equal size."""
+    return [sends[len(sends) * n // count : len(sends) * (n + 1) // count] for n in range(count)]
+
+
+def _kill(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
