@@ -1,4 +1,4 @@
-"""Opens the store that the contract is about; a further database is one more line in `store_url`."""
+"""Opens the store that the contract is about; a further database is one more kind, and a line in `store_cases.empty_database`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 from millstream_server.adapters.sql import SqlStore
 from millstream_server.core.store import Store
+from store_cases import empty_database
 
 
 @pytest.fixture(params=["sqlite"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def store_kind(request: pytest.FixtureRequest) -> str:
+    """The kinds of database through which every test of the contract goes."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def store_url(store_kind: str, tmp_path: Path) -> str:
     """The address of an empty database, one for each test."""
-    return {"sqlite": f"sqlite:///{tmp_path / 'store.sqlite'}"}[request.param]
+    return empty_database(store_kind, tmp_path)
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 
 import store_children
-from millstream_server.core.log import MODELS, RELEASES
+from millstream_server.core.log import MODELS, RELEASES, Outgoing
+from millstream_server.core.run import Run, RunRequest
 from millstream_server.core.store import OutboxRow, Store
 from store_cases import ANSWERS, LEASE_S, running, submit
 from store_children import processes
@@ -84,7 +84,7 @@ def test_of_two_processes_that_save_a_revision_one_wins(make_store: MakeStore, s
 
     with started(*writers):
         for _ in range(ROUNDS):
-            assert sorted(_heard(pipes)) == [False, True]
+            assert sorted(heard.recv() for heard, _ in pipes) == [False, True]
 
 
 def test_outbox_numbers_are_in_the_order_of_commits(make_store: MakeStore, store_url: str) -> None:
@@ -153,9 +153,5 @@ def _check(store: Store) -> None:
     assert all((run.state == "QUEUED") == (not run.attempts) for run in runs)
 
 
-def _no_answer(*_: object) -> list[object]:
+def _no_answer(run: Run, request: RunRequest) -> list[Outgoing]:
     raise AssertionError("a running run is not answered when its end is asked for")
-
-
-def _heard(pipes: list[tuple[Connection, Connection]]) -> list[object]:
-    return [heard.recv() for heard, _ in pipes]

@@ -81,11 +81,11 @@ def test_the_same_key_with_other_parameters_is_a_conflict(store: Store) -> None:
 
 
 @pytest.mark.parametrize("other", [{"tenant": "beta"}, {"pipeline": "tune"}])
-def test_a_key_counts_within_its_tenant_and_pipeline(store: Store, other: dict[str, object]) -> None:
+def test_a_key_counts_within_its_tenant_and_pipeline(store: Store, other: dict[str, str]) -> None:
     """The same key of another tenant, or for another pipeline, is another run."""
     submit(store, "r1", 1, key="k")
 
-    assert submit(store, "r2", 2, key="k", **other).created
+    assert submit(store, "r2", 2, 1_000, key="k", **other).created
 
 
 def test_joining_an_ended_run_is_answered_at_once(store: Store) -> None:
