@@ -30,6 +30,7 @@ from millstream_server.core.store import Store
 
 if TYPE_CHECKING:
     from millstream_server.environments.install import Installer
+    from millstream_server.node.node import NodeSettings
 
 DATA_FORMAT = 1
 """Format of the data directory; a directory with a higher one was written by a newer version."""
@@ -187,7 +188,7 @@ async def _live(settings: Settings, ports: Ports, logbook: object, on_ready: Cal
     return await node.run(on_ready)
 
 
-def _node_settings(settings: Settings) -> object:
+def _node_settings(settings: Settings) -> NodeSettings:
     from millstream_server.node.node import NodeSettings
     from millstream_server.node.pool import PoolLimits
     from millstream_server.node.runs import RunLimits
