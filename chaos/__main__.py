@@ -43,7 +43,8 @@ def main() -> int:
         say(line)
     for fault in faults:
         say(f"WRONG: {fault}")
-    say(f"{len(attack.killed_trainings)} trainings killed, {len(plan.trainings)} asked for; points: {sorted({k.point for k in attack.killed} - {''})}")
+    points = sorted({kill.point for kill in attack.killed} - {""})
+    say(f"{len(attack.killed_trainings)} of {len(plan.trainings)} trainings were killed; nodes died at these points: {points}")
     if faults or chosen.data_dir:
         say(f"everything is kept in {data_dir}")
     else:

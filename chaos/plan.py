@@ -159,9 +159,8 @@ def draw_plan(name: str, seed: int, requests: int, seconds: float, marks: Path, 
         plan.trainings.append(Training(number * TRAINING_EVERY_S + draw.uniform(0, 1), send, announce, killed_s))
     for number, kill in enumerate(plan.kills):
         if kill.point in ROW_POINTS:
-            request_id = f"{name}-point-{number}"
-            mark = str(marks / request_id)
-            plan.points[kill.name] = inference(request_id, tenants[number % TENANTS], number, draw, "point", harm=f"node {kill.point}", mark=mark)
+            request_id, line, harm = f"{name}-point-{number}", tenants[number % TENANTS], f"node {kill.point}"
+            plan.points[kill.name] = inference(request_id, line, number, draw, "point", harm=harm, mark=str(marks / request_id))
     kept = len(sends) // 2 if plan.kills else 0
     plan.reserve, plan.stream = sends[:kept], sends[kept:]
     return plan

@@ -14,6 +14,8 @@ import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from blackbox.command import Platform
 from blackbox.matching import match
 from blackbox.stream import record_value
@@ -60,8 +62,18 @@ def read_expected(wheel: Path, features: int) -> Expected:
         names = {name.rsplit("/", 1)[-1]: name for name in archive.namelist() if ".dist-info/millstream/" in name}
         lock = archive.read(names["lock.txt"]).decode()
         manifest = json.loads(archive.read(names["manifest.json"]))
-    pins = dict(re.findall(r"(?m)^([A-Za-z0-9_.-]+)==([^\s;\\]+)", lock))
+    pins = pinned(lock, manifest["python"])
     return Expected(manifest["version"], pins["numpy"], pins["scikit-learn"], manifest["python"], features, manifest["build_id"])
+
+
+def pinned(lock: str, python: str) -> dict[str, str]:
+    """The versions that a lock's text gives for one Python minor: a universal lock may hold several of one package."""
+    versions = {}
+    for line in re.findall(r"(?m)^[A-Za-z0-9][^#\\\n]*", lock):
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"python_version": python, "python_full_version": f"{python}.0"}):
+            versions[requirement.name] = str(requirement.specifier).removeprefix("==")
+    return versions
 
 
 def finished_trainings(trainings: list[Sent], answers: list[Answer]) -> tuple[dict[str, list[tuple[int, str]]], dict[str, object]]:
