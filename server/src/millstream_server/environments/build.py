@@ -21,7 +21,7 @@ from millstream.wire import WIRE
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from millstream_server.core.errors import Failed, Invalid
+from millstream_server.core.errors import Failed, Invalid, Unavailable
 from millstream_server.core.names import check_name
 from millstream_server.core.release import Manifest, PipelineSpec
 from millstream_server.environments import interpreters, lock, probe, venv, wheels
@@ -31,7 +31,7 @@ from millstream_server.environments.releases import MANIFEST_FORMAT, build_id_of
 from millstream_server.environments.uv import run_uv, told
 from millstream_server.shipped import SHIPPED_WHEELS, shipped_sdk
 
-_SETTINGS = ("modules",)
+_SETTINGS = ("modules", "prefer-python")
 _UNUSED_DAYS = 14
 
 
@@ -45,12 +45,17 @@ class Built(msgspec.Struct, frozen=True):
 
 
 class Package(msgspec.Struct, frozen=True):
-    """What `pyproject.toml` says. `version` is empty where the backend finds it; `modules` where the wheel's top-level ones are meant."""
+    """What `pyproject.toml` says.
+
+    `version` is empty where the backend finds it; `modules` where the wheel's top-level ones are meant. `prefer_python` is a version
+    specifier: an interpreter that satisfies it too is taken before others that satisfy `requires_python`.
+    """
 
     name: str
     version: str
     requires_python: str
     modules: tuple[str, ...]
+    prefer_python: str = ""
 
     @property
     def label(self) -> str:
@@ -77,7 +82,7 @@ def build_package(folder: Path, out_dir: Path, *, index_arguments: Sequence[str]
     """
     phases = Phases(on_phase)
     package = read_package(folder)
-    interpreter = interpreters.find(package.requires_python, wanted_by=package.label)
+    interpreter = _interpreter(package)
     folder, out_dir = folder.absolute(), out_dir.absolute()
     out_dir.mkdir(parents=True, exist_ok=True)
     try:
@@ -122,12 +127,28 @@ def read_package(folder: Path) -> Package:
     dynamic = project.get("dynamic", [])
     if "version" not in project and "version" not in dynamic:
         raise _lacks(path, "a version in [project]")
+    settings = data.get("tool", {}).get("millstream", {})
+    unknown = sorted(set(settings) - set(_SETTINGS))
+    if unknown:
+        message = f"[tool.millstream] has {', '.join(unknown)}; known are {', '.join(_SETTINGS)}"
+        raise Invalid("bad_package", message, where=str(path), mend="remove or correct it")
     return Package(
         check_name("package", canonicalize_name(project["name"])),
         _version(str(project["version"]), path) if "version" in project else "",
         str(project.get("requires-python", "")),
-        _modules(data.get("tool", {}).get("millstream", {}), path),
+        _modules(settings.get("modules", []), path),
+        str(settings.get("prefer-python", "")),
     )
+
+
+def _interpreter(package: Package) -> Interpreter:
+    if package.prefer_python:
+        both = ",".join(each for each in (package.requires_python, package.prefer_python) if each)
+        try:
+            return interpreters.find(both, wanted_by=package.label)
+        except Unavailable:
+            pass  # preferred, not required: any other that fits will do
+    return interpreters.find(package.requires_python, wanted_by=package.label)
 
 
 def _lacks(path: Path, what: str) -> Invalid:
@@ -146,23 +167,10 @@ def _version(text: str, path: Path) -> str:
         ) from None
 
 
-def _modules(settings: dict[str, object], path: Path) -> tuple[str, ...]:
-    unknown = sorted(set(settings) - set(_SETTINGS))
-    if unknown:
-        raise Invalid(
-            "bad_package",
-            f"[tool.millstream] has {', '.join(unknown)}; known is {', '.join(_SETTINGS)}",
-            where=str(path),
-            mend="remove or correct it",
-        )
-    modules = settings.get("modules", [])
+def _modules(modules: object, path: Path) -> tuple[str, ...]:
     if not isinstance(modules, list) or not all(isinstance(each, str) and each for each in modules):
-        raise Invalid(
-            "bad_package",
-            "modules in [tool.millstream] is a list of module names",
-            where=str(path),
-            mend='write modules = ["package.module"]',
-        )
+        message = "modules in [tool.millstream] is a list of module names"
+        raise Invalid("bad_package", message, where=str(path), mend='write modules = ["package.module"]')
     return tuple(modules)
 
 

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from packaging.markers import Marker
+
 from millstream_server.core.errors import Invalid, Unavailable
 from millstream_server.environments.interpreters import Interpreter
 from millstream_server.environments.uv import run_uv, told
@@ -20,6 +22,24 @@ from millstream_server.shipped import shipped_sdk
 
 AUTHORS_LOCKS = ("lock.txt", "requirements.lock")
 """Files of the package's folder whose versions the release's lock keeps to."""
+
+_SYSTEMS = (
+    {
+        "os_name": "posix",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+    },
+    {
+        "os_name": "posix",
+        "sys_platform": "darwin",
+        "platform_system": "Darwin",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+    },
+)
+_MACHINES = ("x86_64", "aarch64", "arm64", "ppc64le", "s390x")
 
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)\s*(?P<rest>[=<>!~;@\[ ].*)?\Z")
 
@@ -56,7 +76,31 @@ def resolve(
             done, f"the dependencies of {what} cannot be resolved", otherwise="lock_unresolvable", where=str(folder / "pyproject.toml")
         )
     _refuse_addresses(done.stdout, what, folder)
-    return done.stdout
+    return for_minor(done.stdout, interpreter.minor)
+
+
+def for_minor(lock: str, minor: str) -> str:
+    """Leave out what no platform installs on this Python minor, such as `numpy==2.1.3 ; python_full_version >= '3.13'` on 3.12.
+
+    A release belongs to one minor, so such lines are never used; without them the lock says what the release is made of.
+    """
+    kept = []
+    for entry in re.split(r"\n(?=\S)", lock.strip()):
+        requirement = entry.partition("\\\n")[0].strip()
+        marker = requirement.partition(";")[2].strip()
+        if not marker or _may_hold(Marker(marker), minor):
+            kept.append(entry)
+    return "".join(f"{entry}\n" for entry in kept)
+
+
+def _may_hold(marker: Marker, minor: str) -> bool:
+    """Whether a marker is true on some platform that nodes run on, with some patch release of the minor."""
+    return any(
+        marker.evaluate({**system, "platform_machine": machine, "python_version": minor, "python_full_version": f"{minor}.{patch}"})
+        for system in _SYSTEMS
+        for machine in _MACHINES
+        for patch in (*range(40), 99)
+    )
 
 
 def _constraints(folder: Path, scratch: Path) -> list[str | Path]:

@@ -62,19 +62,14 @@ def fill(
     ]
 
     def on_line(line: str) -> None:
-        if line.startswith("Resolved "):
-            phases.begin("download" if asking_index else "install", what)
-        elif line.startswith("Prepared "):
+        if line.startswith("Prepared "):
             phases.begin("install", what)
 
-    phases.begin("resolve", what)
-    asking_index = False
-    done = run_uv([*command, "--offline"], cancel=cancel, on_line=on_line)
-    if done.code != 0:
-        asking_index = True
-        phases.begin("resolve", what)
-        done = run_uv(command, cancel=cancel, on_line=on_line)
     phases.begin("install", what)
+    done = run_uv([*command, "--offline"], cancel=cancel)
+    if done.code != 0:
+        phases.begin("download", what)
+        done = run_uv(command, cancel=cancel, on_line=on_line)
     if done.code != 0:
         raise told(done, f"the lock of {what} cannot be installed", otherwise="install_failed", where=str(prefix))
 
