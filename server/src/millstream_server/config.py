@@ -2,13 +2,12 @@
 
 Called by the command line, which hands the tree to `app.py`. A setting is spelled `section.name`: in the file as `name` under
 `[section]`, in the environment as `MILLSTREAM_SECTION_NAME`, with the exceptions in `SHORT_NAMES`. Sizes take a suffix
-(`64MiB`); lists are words as a shell parts them, or a JSON list. Invariant: all faults are reported together, and nothing that
-was given is ignored: an unknown key is a fault that names its near misses.
+(`64MiB`); lists are words as a shell parts them (paths: parted by `:`, as in PATH), or a JSON list. Invariant: all faults are
+reported together, and nothing that was given is ignored: an unknown key is a fault that names its near misses.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shlex
@@ -210,6 +209,11 @@ def value_of(settings: Settings, name: str) -> object:
     return getattr(getattr(settings, section), field)
 
 
+def data_dir(flag: Path | None, *, environ: Mapping[str, str] | None = None) -> Path:
+    """The data directory that is meant, whether or not its settings can be used."""
+    return _data_dir(flag, os.environ if environ is None else environ)[0]
+
+
 # --- the sources: each yields (name, value, origin, spoken), where `spoken` values are text to be read as their type -------
 
 Given = tuple[str, object, str, bool]
@@ -267,8 +271,10 @@ def _is_meant_for_us(key: str, known: Mapping[str, str]) -> bool:
     """A misspelled setting; other programs may well have variables of their own that begin with our prefix."""
     if not key.startswith(ENV_PREFIX) or key == DATA_DIR_VARIABLE:
         return False
+    from difflib import get_close_matches  # only for names we do not know: commands start faster without it
+
     in_section = any(key.startswith(f"{ENV_PREFIX}{section.upper()}_") for section in SECTIONS)
-    return in_section or bool(difflib.get_close_matches(key, [*known, DATA_DIR_VARIABLE], n=1, cutoff=0.85))
+    return in_section or bool(get_close_matches(key, [*known, DATA_DIR_VARIABLE], n=1, cutoff=0.85))
 
 
 def _from_flags(flags: Mapping[str, object]) -> Iterator[Given]:
@@ -278,7 +284,9 @@ def _from_flags(flags: Mapping[str, object]) -> Iterator[Given]:
 
 
 def _near(name: str, candidates: Mapping[str, object], *, cutoff: float = 0.6) -> str:
-    found = difflib.get_close_matches(name, list(candidates), n=3, cutoff=cutoff)
+    from difflib import get_close_matches
+
+    found = get_close_matches(name, list(candidates), n=3, cutoff=cutoff)
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
@@ -292,13 +300,19 @@ def _convert(name: str, value: object, *, spoken: bool) -> object:
         ValueError: saying what was expected.
     """
     if name in _LISTS and isinstance(value, str):
-        value = msgspec.json.decode(value) if value.lstrip().startswith("[") else shlex.split(value)
+        value = _words(value, paths=name == "environments.pythons")
     if name.endswith("_bytes") and isinstance(value, str):
         value = _size_bytes(value)
     try:
         return msgspec.convert(value, _FIELDS[name], strict=not spoken)
     except msgspec.ValidationError as error:
         raise ValueError(str(error)[:1].lower() + str(error)[1:]) from None
+
+
+def _words(text: str, *, paths: bool) -> object:
+    if text.lstrip().startswith("["):
+        return msgspec.json.decode(text)
+    return [path for path in text.split(os.pathsep) if path] if paths else shlex.split(text)
 
 
 def _size_bytes(text: str) -> int:

@@ -112,10 +112,17 @@ def test_sizes_take_a_unit(tmp_path: Path, text: str, value: int) -> None:
 
 def test_lists_are_words_as_a_shell_parts_them_or_a_json_list(tmp_path: Path) -> None:
     """Both spellings of a list give the same words, and the short variable names are in use."""
-    words = config.load(tmp_path, {}, environ={"MILLSTREAM_PYTHONS": "/a/python3.11 '/b c/python'"})
-    json = config.load(tmp_path, {}, environ={"MILLSTREAM_PYTHONS": '["/a/python3.11", "/b c/python"]'})
+    words = config.load(tmp_path, {}, environ={"MILLSTREAM_INDEX_ARGUMENTS": "--index-url 'http://x y'"})
+    json = config.load(tmp_path, {}, environ={"MILLSTREAM_INDEX_ARGUMENTS": '["--index-url", "http://x y"]'})
 
-    assert words.environments.pythons == json.environments.pythons == ("/a/python3.11", "/b c/python")
+    assert words.environments.index_arguments == json.environments.index_arguments == ("--index-url", "http://x y")
+
+
+def test_a_list_of_paths_is_parted_as_in_path(tmp_path: Path) -> None:
+    """Interpreters are named as folders are in PATH, so that a path may hold a space."""
+    settings = config.load(tmp_path, {}, environ={"MILLSTREAM_PYTHONS": "/a/python3.11:/b c/python:"})
+
+    assert settings.environments.pythons == ("/a/python3.11", "/b c/python")
 
 
 @given(

@@ -9,6 +9,7 @@ Every change is a pure function from state to state with the revision one higher
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -110,12 +111,34 @@ def begin_deploy(state: PackageState, release: Release) -> PackageState:
     """
     under_way = state.deploying
     if under_way is not None and under_way.build_id != release.build_id:
-        raise Invalid("deploy_failed", f"{under_way.label} is being deployed", mend=f"wait for it: millstream releases show {state.package}")
+        raise Invalid(
+            "deploy_failed", f"{under_way.label} is being deployed", mend=f"wait for it: millstream releases show {state.package}"
+        )
     kept = tuple(r for r in state.releases if r.build_id != release.build_id)
     same = state.find(release.version)
     if same is not None and same.build_id != release.build_id and same.status in ("CURRENT", "KEPT"):
         raise Invalid("already_published", f"{same.label} is deployed as build {same.build_id}, this one is {release.build_id}")
     return _next(state, (*kept, msgspec.structs.replace(release, status="DEPLOYING", reason="")))
+
+
+def check_pipeline_names(release: Release, packages: Iterable[PackageState]) -> None:
+    """See that no other package has a pipeline of the same name in a release that still answers: a request names the pipeline alone.
+
+    Raises:
+        Invalid: pipeline_name_taken, naming the pipelines and who has them.
+    """
+    ours = {pipeline.name for pipeline in release.manifest.pipelines}
+    for state in packages:
+        if state.package == release.manifest.package:
+            continue
+        for other in state.releases:
+            taken = sorted(ours & {pipeline.name for pipeline in other.manifest.pipelines})
+            if taken and other.status in ("DEPLOYING", "CURRENT", "KEPT"):
+                raise Invalid(
+                    "pipeline_name_taken",
+                    f"{release.label} has {', '.join(taken)}, which {other.label} has already ({other.status})",
+                    mend=f"rename {taken[0]} in one of the two packages",
+                )
 
 
 def promote(state: PackageState) -> PackageState:

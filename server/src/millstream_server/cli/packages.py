@@ -1,0 +1,153 @@
+"""`init`, `build`, `publish`: the author's three steps before a deployment."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from millstream_server.cli.frame import Command, Invocation, common, pass_invocation
+
+if TYPE_CHECKING:
+    from millstream_server.cli.printing import LivePhases
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        ("millstream init anomaly", "a package of three pipelines, with tests"),
+        ("cd anomaly && millstream build && millstream publish && millstream deploy anomaly==0.1.0", ""),
+    ],
+)
+@click.argument("name")
+@common
+@pass_invocation
+def init(invocation: Invocation, name: str) -> None:
+    """Start a package in the new folder NAME: it builds, tests, deploys and answers as it is.
+
+    It teaches the three shapes of inference: one row, a list of rows, columns.
+    """
+    from millstream_server.environments.template import write_package
+
+    for line in write_package(name, Path.cwd()):
+        click.echo(line)
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        ("millstream build", "the package in this folder, into dist/"),
+        ("millstream build ./anomaly --out ./wheels", ""),
+    ],
+)
+@click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path, file_okay=False), default=".")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Where the wheel goes. [default: DIR/dist]")
+@common
+@pass_invocation
+def build(invocation: Invocation, folder: Path, out: Path | None) -> int:
+    """Build a package into a wheel that carries its lock and its manifest, and print the wheel's path.
+
+    Resolves the dependencies into hashes, builds the wheel with the package's own backend, installs both in an environment of
+    their own, imports the package and reads its pipelines from its type hints. Ctrl-C leaves nothing unfinished behind.
+    """
+    from millstream_server.cli.printing import LivePhases
+    from millstream_server.environments.build import build_package
+
+    live = LivePhases()
+    arguments = invocation.settings().environments.index_arguments
+    ticking = _Ticking(live)
+    try:
+        with ticking:
+            built = build_package(folder, out or folder / "dist", index_arguments=arguments, on_phase=live.begin)
+    except KeyboardInterrupt:
+        live.drop()
+        click.echo(f"nothing was built and nothing is left over; begin again: millstream build {shlex.quote(str(folder))}", err=True)
+        return 130
+    except Exception:
+        live.drop()
+        raise
+    live.end()
+    manifest = built.manifest
+    pipelines = ", ".join(f"{pipeline.name} ({pipeline.kind})" for pipeline in manifest.pipelines) or "no pipelines"
+    click.echo(f"built {manifest.package}=={manifest.version}, build {manifest.build_id}, Python {manifest.python}: {pipelines}", err=True)
+    click.echo(f"next: millstream publish {shlex.quote(str(_near_path(built.wheel)))}", err=True)
+    click.echo(str(built.wheel))
+    return 0
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        ("millstream publish", "the newest wheel in ./dist"),
+        ("millstream publish dist/anomaly-2.0.0-py3-none-any.whl", ""),
+        ("millstream publish ./anomaly", "the newest wheel in ./anomaly/dist"),
+    ],
+)
+@click.argument("wheel", metavar="[WHEEL|DIR]", type=click.Path(path_type=Path), default=".")
+@common
+@pass_invocation
+def publish(invocation: Invocation, wheel: Path) -> None:
+    """Put a built wheel on the release index. A published version never changes; the same wheel again is no error."""
+    from millstream_server import app
+    from millstream_server.environments.releases import read_manifest
+
+    path = _wheel_of(wheel)
+    manifest = read_manifest(path)
+    settings = invocation.settings()
+    ports = app.open_ports(settings, create=True)  # publishing needs no node, and may well come before the first one
+    try:
+        new = ports.index.publish(path)
+    finally:
+        ports.close()
+    label = f"{manifest.package}=={manifest.version}"
+    click.echo(f"{label} is published{'' if new else ' already, with these very bytes'}; next: millstream deploy {label}", err=True)
+
+
+def _wheel_of(path: Path) -> Path:
+    """The wheel that is meant: a file, or the newest in a folder or its dist/.
+
+    Raises:
+        Invalid: bad_input, there is none.
+    """
+    from millstream_server.core.errors import Invalid
+
+    if path.is_file():
+        return path
+    wheels = [wheel for folder in (path / "dist", path) for wheel in folder.glob("*.whl")]
+    if not wheels:
+        what = f"no wheel is in {path} or in its folder dist" if path.is_dir() else f"there is no wheel {path}"
+        mend = f"millstream build {shlex.quote(str(path if path.is_dir() else path.parent))}"
+        raise Invalid("bad_input", what, where=str(path.absolute()), mend=mend)
+    return max(wheels, key=lambda wheel: (wheel.stat().st_mtime_ns, wheel.name))
+
+
+def _near_path(path: Path) -> Path:
+    """The path as the user would type it from here."""
+    try:
+        return path.relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
+class _Ticking:
+    """Lets a live line count its seconds while the main thread works."""
+
+    def __init__(self, live: LivePhases) -> None:
+        import threading
+
+        self._live = live
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.1):
+            self._live.tick()

@@ -1,0 +1,190 @@
+"""`releases`: what is published and deployed, and everything about one release."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from millstream_server.cli.frame import Group, Invocation, as_json, common, pass_invocation
+
+if TYPE_CHECKING:
+    from millstream_server.app import Ports
+    from millstream_server.core.release import PackageState, PipelineSpec, Release
+    from millstream_server.core.status import ReleaseStatusRow
+
+
+@click.group(cls=Group, examples=[("millstream releases list", ""), ("millstream releases show anomaly", "")])
+@common
+def releases() -> None:
+    """List releases and show one of them."""
+
+
+@releases.command("list", examples=[("millstream releases list", ""), ("millstream releases list --json", "")])
+@as_json
+@common
+@pass_invocation
+def list_(invocation: Invocation, as_json: bool) -> None:
+    """List every version that is published or deployed, and what it is.
+
+    PUBLISHED: on the index, not deployed. DEPLOYING, CURRENT, KEPT (still answers for models it trained), FAILED, RETIRED.
+    """
+    from millstream_server.cli.printing import moment, print_json, print_table
+
+    with invocation.ports() as ports:
+        deployed = [release for state in ports.store.packages() for release in state.releases]
+        known = {(release.manifest.package, release.version) for release in deployed}
+        published = [e for e in ports.index.entries() if (e.package, e.version) not in known and e.package != "millstream-sdk"]
+    if as_json:
+        rows = [_summary(release) for release in deployed]
+        rows += [
+            {"package": e.package, "version": e.version, "status": "PUBLISHED", "wheel": e.filename, "wheel_sha256": e.sha256}
+            for e in published
+        ]
+        print_json(rows)
+        return
+    table: list[tuple[str, ...]] = [(r.label, r.status, r.build_id, moment(r.deployed_ms), _pipelines(r), r.reason) for r in deployed]
+    table += [(f"{e.package}=={e.version}", "PUBLISHED", "-", "-", "-", "") for e in published]
+    nothing = "no release yet; make one: millstream build, millstream publish, millstream deploy NAME==VERSION"
+    print_table(("RELEASE", "STATUS", "BUILD", "DEPLOYED", "PIPELINES", "WHY"), sorted(table), nothing=nothing)
+
+
+@releases.command(
+    examples=[
+        ("millstream releases show anomaly", "the current release, or the one being deployed"),
+        ("millstream releases show anomaly==1.0.0 --json", "with the JSON Schemas of its pipelines"),
+    ]
+)
+@click.argument("release", metavar="NAME[==VERSION]")
+@as_json
+@common
+@pass_invocation
+def show(invocation: Invocation, release: str, as_json: bool) -> None:
+    """Show one release: its build, its pipelines and their parameters, its environment on every node, the models it answers for."""
+    from millstream_server.cli.deploy import Target
+    from millstream_server.cli.printing import print_json
+
+    target = Target.parse(release)
+    with invocation.ports() as ports:
+        state = ports.store.package(target.package)
+        found = _find(ports, state, target.package, target.version)
+        environments = _environments(ports, found)
+        served = sorted(
+            f"{model.key}/{v.version}"
+            for model in ports.store.models()
+            for v in model.versions
+            if v.build_id == found.build_id and v.version == model.champion
+        )
+    if as_json:
+        detail = {"manifest": found.manifest, "environments": [{"node": node, **msgspec.to_builtins(row)} for node, row in environments]}
+        print_json({**_summary(found), **detail, "models": served})
+        return
+    _print(found, environments, served)
+
+
+def _find(ports: Ports, state: PackageState | None, package: str, version: str) -> Release:
+    """The release that is meant: deployed, or only published.
+
+    Raises:
+        Invalid: unknown_release, naming those that are.
+    """
+    from millstream_server.core.errors import Invalid
+    from millstream_server.environments.releases import read_release
+
+    deployed = state.releases if state is not None else ()
+    if version:
+        found = state.find(version) if state is not None else None
+    else:
+        found = (state.deploying or state.current or (deployed[-1] if deployed else None)) if state is not None else None
+    if found is not None:
+        return found
+    published = [entry.version for entry in ports.index.entries(package)]
+    wanted = version or (published[-1] if published else "")
+    if wanted in published:
+        return read_release(ports.index, package, wanted)
+    known = sorted({f"{package}=={v}" for v in published} | {r.label for r in deployed})
+    here = ", ".join(known) or ", ".join(sorted({e.package for e in ports.index.entries()})) or "nothing"
+    raise Invalid("unknown_release", f"there is no release {package}{'==' + version if version else ''}; here is {here}")
+
+
+def _environments(ports: Ports, release: Release) -> list[tuple[str, ReleaseStatusRow]]:
+    from millstream_server.core.status import decode_status
+
+    nodes = [decode_status(row.status) for row in ports.store.nodes()]
+    return [(node.node, row) for node in nodes for row in node.releases if row.build_id == release.build_id]
+
+
+def _print(release: Release, environments: list[tuple[str, ReleaseStatusRow]], served: list[str]) -> None:
+    from millstream_server.cli.printing import moment
+    from millstream_server.core.logbook import plain
+
+    manifest = release.manifest
+    facts = [
+        ("release", release.label),
+        ("status", _status(release) + (f": {release.reason}" if release.reason else "")),
+        ("build", release.build_id),
+        ("deployed", moment(release.deployed_ms)),
+        ("python", f"{manifest.python} (requires {manifest.requires_python or 'any'})"),
+        ("sdk", f"{manifest.sdk}, wire {manifest.wire}"),
+        ("wheel", f"{release.wheel} sha256 {release.wheel_sha256[:16]}"),
+        ("models", ", ".join(served) or "none"),
+    ]
+    for node, row in environments:
+        why = f": {row.reason}" if row.reason else f" ({row.phase})" if row.phase else ""
+        facts.append((f"on {node}", f"{row.environment}{why}  {row.prefix}"))
+    for name, value in facts:
+        click.echo(plain(f"{name:<10} {value}").rstrip())
+    for pipeline in manifest.pipelines:
+        click.echo("")
+        for line in _describe(pipeline):
+            click.echo(plain(line))
+
+
+def _describe(pipeline: PipelineSpec) -> list[str]:
+    head = f"{pipeline.name}  {pipeline.kind}" + (f"  model {pipeline.model}" if pipeline.model else "")
+    if pipeline.kind == "inference":
+        head += f"  by {pipeline.shape}" + (", rows independent" if pipeline.rows_independent else "")
+    lines = [head]
+    if pipeline.doc:
+        lines.append(f"  {pipeline.doc.splitlines()[0]}")
+    properties = pipeline.parameters.get("properties", {})
+    required = pipeline.parameters.get("required", [])
+    if isinstance(properties, dict) and isinstance(required, list):
+        for name, schema in properties.items():
+            lines.append(f"  {name}: {_type_of(schema)}{'' if name in required else ' (optional)'}")
+    return lines
+
+
+def _type_of(schema: object) -> str:
+    """A JSON Schema in a few words; the whole of it is in --json."""
+    if not isinstance(schema, dict):
+        return "any"
+    if "$ref" in schema:
+        return str(schema["$ref"]).rsplit("/", 1)[-1]
+    kind = schema.get("type", "any")
+    return f"array of {_type_of(schema['items'])}" if kind == "array" and "items" in schema else str(kind)
+
+
+def _summary(release: Release) -> dict[str, object]:
+    return {
+        "package": release.manifest.package,
+        "version": release.version,
+        "status": _status(release),
+        "reason": release.reason,
+        "build_id": release.build_id,
+        "deployed_ms": release.deployed_ms,
+        "python": release.manifest.python,
+        "wheel": release.wheel,
+        "wheel_sha256": release.wheel_sha256,
+        "pipelines": [pipeline.name for pipeline in release.manifest.pipelines],
+    }
+
+
+def _status(release: Release) -> str:
+    """Its status; one that was read from the index alone was never deployed."""
+    return release.status if release.deployed_ms else "PUBLISHED"
+
+
+def _pipelines(release: Release) -> str:
+    return ", ".join(pipeline.name for pipeline in release.manifest.pipelines)
