@@ -29,22 +29,23 @@ _PRAGMAS = (
 )
 
 
-def open_sqlite(url: URL, *, create: bool) -> Database:
+def open_sqlite(url: str, *, create: bool) -> Database:
     """Open a database file.
 
     Raises:
         Invalid: bad_config, the address is not that of a file.
         Unavailable: data_dir_unusable, there is no such file and `create` is false, or no folder to make it in.
     """
-    path = Path(url.database or "")
-    if not path.name or path.name == ":memory:" or url.query:  # a question mark in a path would name another file
+    _, _, name = url.partition("///")  # all that follows is the file's path, as it is: no character of it is special
+    path = Path(name)
+    if not path.name or path.name == ":memory:":
         raise Invalid("bad_config", f"the store's address {url} is not that of a file; expected sqlite:////folder/store.sqlite")
     if not path.parent.is_dir() or not (create or path.exists()):
         raise Unavailable("data_dir_unusable", f"there is no store at {path}", where=str(path), mend="make one: millstream up")
     # A pool of connections that any thread may use in turn: SQLite serialises calls on a connection itself, and a connection
     # a thread (SingletonThreadPool) would leave one open for each thread that ever asked. Kept small: writers take turns.
     readers = create_engine(
-        url,
+        URL.create("sqlite", database=str(path)),
         poolclass=QueuePool,
         pool_size=4,
         max_overflow=8,

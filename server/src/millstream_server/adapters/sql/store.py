@@ -46,12 +46,12 @@ class SqlStore:
             Unavailable: data_dir_unusable, data_dir_too_new, store_unavailable, no_space.
         """
         try:
-            parsed = make_url(url)
+            kind = make_url(url).get_backend_name()
         except ArgumentError as error:
             raise Invalid("bad_config", f"the store's address cannot be read: {error}") from error
-        match parsed.get_backend_name():
+        match kind:
             case "sqlite":
-                database = open_sqlite(parsed, create=create)
+                database = open_sqlite(url, create=create)
             case other:
                 raise Invalid("bad_config", f"the store's address names {other}, expected sqlite:////folder/store.sqlite")
         try:
