@@ -37,7 +37,7 @@ CODES: dict[str, Code] = _codes(
     # --- of requests: the kind is the status of the result ---
     Code("bad_request", "invalid", "The record is JSON with an id, but not a request.", "send {\"id\", \"pipeline\", \"tenant\"?, \"params\"}; see protocol/request.schema.json"),
     Code("unknown_pipeline", "invalid", "No deployed release has a pipeline of this name.", "deploy a release that has it, or correct the name: millstream releases list"),
-    Code("bad_parameters", "invalid", "The parameters do not fit the pipeline's types.", "correct the value at the path; the schema is in: millstream releases show"),
+    Code("bad_parameters", "invalid", "The parameters do not fit the pipeline's types.", "correct the value at the path; the schema is in: millstream releases show PACKAGE"),
     Code("no_model", "invalid", "The tenant has no trained model of this name.", "train one: millstream invoke TRAINING_PIPELINE --tenant TENANT"),
     Code("pipeline_not_in_release", "invalid", "The release that trained this tenant's model does not have this pipeline.", "retrain the model under the current release"),
     Code("reply_topic_not_allowed", "invalid", "`reply_to` names a topic that is not on the allow-list.", "leave reply_to out, or have the operator add the topic to reply_topics"),

@@ -48,7 +48,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     record: RecordRef
     node: str
     attempt: int
-    result: msgspec.Raw | None = None
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     error: ResultError | None = None
     release: str = ""
     build_id: str = ""

@@ -16,6 +16,7 @@ from millstream import wire
 from millstream_server.core.errors import CODES
 from millstream_server.core.log import OUTPUT, Outgoing, Record
 from millstream_server.core.logbook import Line
+from millstream_server.core.release import Release
 from millstream_server.core.request import Origin
 from millstream_server.core.result import Durations, RecordRef, Result, ResultError, Status, decode_result, encode_result
 from millstream_server.core.retry import Cause, dead_letter, next_try, original_headers, retry_record
@@ -61,7 +62,7 @@ class Answerer:
 
     def refuse(self, work: Work, refusal: Refusal, path: str = "") -> None:
         """Answer a request that cannot be routed."""
-        error = ResultError(refusal.code, refusal.message, path, refusal.mend or CODES[refusal.code].mend)
+        error = ResultError(refusal.code, refusal.message, path, refusal.mend or mend_of(refusal.code, work.id))
         status: Status = "failed" if refusal.status == "failed" else "invalid"
         self._end([work], status, error)
 
@@ -102,6 +103,7 @@ class Answerer:
         label, build_id = release.label, release.build_id
         name, model, version = batch.lane.key
         waited_s = time.monotonic() - batch.sent_s
+        run_s = round(results.run_s, 6)
         finishes: list[Finish] = []
         failed = 0
         for work, outcome in zip(batch.works, results.outcomes, strict=True):
@@ -115,7 +117,7 @@ class Answerer:
                     again = retry_record(work, attempts=tried[0], alone=tried[1], now_ms=now_ms, delayed=True)
                     finishes.append(self._finish(work, (again,), build_id))
                     continue
-            queue_s = max(0.0, (now_ms - work.origin.append_ms) / 1000 - waited_s)
+            queue_s = max(0.0, round((now_ms - work.origin.append_ms) / 1000 - waited_s, 6))
             result = Result(
                 work.id,
                 work.pipeline,
@@ -124,13 +126,13 @@ class Answerer:
                 RecordRef(work.origin.topic, work.origin.partition, work.origin.offset),
                 self._node,
                 work.attempt,
-                msgspec.Raw(outcome.body) if error is None else None,
-                None if error is None else ResultError(error.code, error.message, error.path, _mend(error.code)),
+                msgspec.Raw(outcome.body) if error is None else msgspec.UNSET,
+                None if error is None else ResultError(error.code, error.message, error.path, mend_of(error.code, work.id, release)),
                 label,
                 build_id,
                 model,
                 version,
-                Durations(queue_s, work.load_s, results.run_s),
+                Durations(queue_s, work.load_s, run_s),
             )
             finishes.append(self._finish(work, (self._record(work, encode_result(result)),), build_id))
         if failed:
@@ -165,22 +167,22 @@ class Answerer:
             self._committer.submit(again, None)
         if dead:
             error = ResultError(
-                cause, f"it ended its worker {self._max_attempts} times running alone; the last time {detail}", "", _mend(cause)
+                cause, f"it ended its worker {self._max_attempts} times running alone; the last time {detail}", "", mend_of(cause, dead[0].id)
             )
             self._end(dead, "dead", error, pool)
-            self._rates.error(pool.release.build_id, f"{dead[0].pipeline}: {detail}", _mend(cause))
+            self._rates.error(pool.release.build_id, f"{dead[0].pipeline}: {detail}", mend_of(cause))
 
     def fail(self, pool: Pool, works: list[Work], code: str, message: str) -> None:
         if works:
-            self._end(works, "failed", ResultError(code, message, "", _mend(code)), pool)
-            self._rates.error(pool.release.build_id, message, _mend(code))
+            self._end(works, "failed", ResultError(code, message, "", mend_of(code)), pool)
+            self._rates.error(pool.release.build_id, message, mend_of(code))
 
     def expire(self, pool: Pool | None, works: list[Work]) -> None:
         now_ms = self._clock_ms()
         for work in works:
             late = (now_ms - work.origin.append_ms) / 1000
             message = f"no result within the {(work.deadline_ms - work.origin.append_ms) / 1000:g} s it was given; {late:.1f} s have passed"
-            self._end([work], "expired", ResultError("expired", message, "", _mend("expired")), pool)
+            self._end([work], "expired", ResultError("expired", message, "", mend_of("expired")), pool)
 
     def author_line(self, pool: Pool, worker: Worker, log: wire.Log) -> None:
         batch = worker.batches[0] if worker.batches else None
@@ -210,7 +212,7 @@ class Answerer:
 
     def pool_broken(self, pool: Pool, reason: str) -> None:
         self._worker_line(pool, None, "release_broken", reason, "error")
-        self._rates.error(pool.release.build_id, reason, _mend("release_unavailable"))
+        self._rates.error(pool.release.build_id, reason, mend_of("release_unavailable"))
         self._listener.pool_broken(pool, reason)
 
     def model_loaded(self, pool: Pool, worker: Worker, loaded: wire.Loaded) -> None:
@@ -238,7 +240,7 @@ class Answerer:
                 message=f"{code}: {reason}",
             )
         )
-        self._rates.error(pool.release.build_id, f"model {key} v{version}: {reason}", _mend(code))
+        self._rates.error(pool.release.build_id, f"model {key} v{version}: {reason}", mend_of(code))
         self._listener.model_unusable(pool, key, version, code, reason)
 
     # --- results ------------------------------------------------------------------------------------------------------
@@ -256,7 +258,7 @@ class Answerer:
                 RecordRef(work.origin.topic, work.origin.partition, work.origin.offset),
                 self._node,
                 work.attempt,
-                None,
+                msgspec.UNSET,
                 error,
                 pool.release.label if pool else "",
                 pool.release.build_id if pool else "",
@@ -328,7 +330,7 @@ class Answerer:
                 )
             )
             if status == "failed":
-                self._rates.error(pool.release.build_id, f"{batch.lane.key[0]}: {error.message}", _mend(code))
+                self._rates.error(pool.release.build_id, f"{batch.lane.key[0]}: {error.message}", mend_of(code))
 
     def _author(self, pool: Pool, worker: Worker, batch: Batch | None, level: str, message: str, ids: tuple[str, ...], logger: str) -> Line:
         key = batch.lane.key if batch is not None else ("", "", 0)
@@ -381,20 +383,24 @@ def unwritable(record: Outgoing, code: str) -> Outgoing:
     result = decode_result(value)
     if code == "record_too_large":
         said = ResultError(
-            "result_too_large", f"the result has {len(value)} bytes, more than a record may have", "", _mend("result_too_large")
+            "result_too_large", f"the result has {len(value)} bytes, more than a record may have", "", mend_of("result_too_large")
         )
-        small = msgspec.structs.replace(result, status="failed", result=None, error=said)
+        small = msgspec.structs.replace(result, status="failed", result=msgspec.UNSET, error=said)
     else:
         said = ResultError(
-            "reply_topic_unavailable", f"the reply topic {record.topic} does not exist", "", _mend("reply_topic_unavailable")
+            "reply_topic_unavailable", f"the reply topic {record.topic} does not exist", "", mend_of("reply_topic_unavailable")
         )
         small = msgspec.structs.replace(result, error=result.error or said)
     return Outgoing(OUTPUT, encode_result(small), record.key, record.headers, result.record.partition)
 
 
-def _mend(code: str) -> str:
+def mend_of(code: str, request: str = "ID", release: Release | None = None) -> str:
+    """The general mend of a code, its placeholders filled with the case at hand so that it can be pasted."""
     known = CODES.get(code)
-    return known.mend if known else ""
+    if known is None:
+        return ""
+    package = release.manifest.package if release else "PACKAGE"
+    return known.mend.replace("--request ID", f"--request {request}").replace("show PACKAGE", f"show {package}")
 
 
 def _at(origin: Origin) -> str:

@@ -301,7 +301,7 @@ class Pool:
         for batch in worker.batches:
             if batch.lane.key[1:] == (loaded.model, loaded.version):
                 for work in batch.works:
-                    work.load_s = load_s
+                    work.load_s = round(load_s, 6)
         if loaded.error is not None:
             self._answers.model_unusable(self, loaded.model, loaded.version, loaded.error.code, loaded.error.message)
             return

@@ -74,7 +74,7 @@ def answer_maker(node: str, clock_ms: Callable[[], int]) -> AnswerMaker:
             RecordRef(request.topic, request.partition, request.offset),
             node,
             run.attempt,
-            msgspec.Raw(msgspec.json.encode(body)) if status == "ok" else None,
+            msgspec.Raw(msgspec.json.encode(body)) if status == "ok" else msgspec.UNSET,
             None if status == "ok" else ResultError(run.error_code, *split(run.error_message), known.mend if known else ""),
             f"{run.package}=={run.release}" if run.release else "",
             run.build_id,

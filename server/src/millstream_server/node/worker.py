@@ -25,6 +25,9 @@ from millstream_server.core.work import Work
 _SOCKET_BUFFER_BYTES = 1 << 20
 _MAX_LINE_BYTES = 16 * 1024
 
+SOCKET_GRACE_S = 0.5
+"""How long a process may live on after its socket closed."""
+
 
 class Spawn(msgspec.Struct, frozen=True):
     """How to start a worker of one environment."""
@@ -92,6 +95,7 @@ class Worker(asyncio.Protocol):
         self._output = bytearray()
         self._exited = False
         self._closed = False
+        self._reported = False
         self._process, self._socket = _start(spawn)
         self.pid = self._process.pid
         stdout = self._process.stdout
@@ -153,9 +157,8 @@ class Worker(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
-        if not self._exited and not self.draining:
-            # A worker without its socket can answer nothing more; the pidfd reports its end.
-            self.kill("it closed its socket")
+        # A worker without its socket can answer nothing more. Its own end, if it is ending, comes first: it tells the cause.
+        self._loop.call_later(SOCKET_GRACE_S, self.kill, "it closed its socket")
         self._report_end()
 
     def _take(self, message: wire.FromWorker) -> None:
@@ -210,15 +213,15 @@ class Worker(asyncio.Protocol):
 
     def _report_end(self) -> None:
         """Tell the listener once both the process and its socket are gone, so that no answer already sent is missed."""
-        if not (self._exited and self._closed):
+        if self._reported or not (self._exited and self._closed):
             return
-        self._exited = False  # report once
+        self._reported = True
         self._read_rest()
         stdout = self._process.stdout
         if stdout is not None:
             self._loop.remove_reader(self._stdout_fd)
             stdout.close()
-        self.listener.on_exit(self, self.kill_cause or _death(self._process.returncode))
+        self.listener.on_exit(self, self.kill_cause or _death(self._process.returncode, drained=self.draining))
 
     def _read_rest(self) -> None:
         while True:
@@ -296,10 +299,10 @@ def _kill_group(pid: int) -> None:
         return  # nobody of the group is left
 
 
-def _death(code: int | None) -> str:
+def _death(code: int, *, drained: bool) -> str:
     """Say what ended a process, for a reader."""
-    if code is None:
-        return "it ended"
+    if drained and code == 0:
+        return "it ended as it was told"
     if code < 0:
         try:
             name = signal.Signals(-code).name
