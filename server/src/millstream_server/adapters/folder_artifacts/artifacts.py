@@ -44,7 +44,9 @@ class FolderArtifacts:
     def seal(self, staged: Path) -> str:
         location = self._location_of(staged)
         final = self._root / location
-        if final.is_dir() and not staged.exists():
+        if final.is_dir():
+            if staged.exists():
+                raise Failed("bad_model_files", f"this attempt has sealed its model already, at {location}", where=str(staged))
             return location
         try:
             _make_durable(staged)
@@ -54,7 +56,7 @@ class FolderArtifacts:
             raise _unavailable("write model files to the disk", staged, error) from error
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(staged, final)  # refused where a folder with files stands there: a location never changes
+            os.rename(staged, final)
             _sync_folder(final.parent)
             _sync_folder(self._root)
         except OSError as error:
