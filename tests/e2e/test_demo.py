@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import subprocess
-import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+
 from examples.anomaly.demo.alarms import chance_of_hit, count_alarms
 from examples.anomaly.demo.judge import SWITCH_MS, Answer, Expected, Sent, judge, right_releases
 from examples.anomaly.demo.readings import MIN_READINGS, WINDOW, BadData, in_order, read_folder
@@ -24,7 +22,8 @@ TOPIC = "ml.pipeline.input"
 
 def made_with(release: Expected) -> dict[str, object]:
     prefix = f"/somewhere/environments/{release.build_id}"
-    return {"numpy": release.numpy, "sklearn": release.sklearn, "python": release.python + ".7", "prefix": prefix, "features": release.features}
+    versions = {"numpy": release.numpy, "sklearn": release.sklearn, "python": release.python + ".7"}
+    return {**versions, "prefix": prefix, "features": release.features}
 
 
 def sent(number: int, at_ms: int) -> Sent:

@@ -97,7 +97,7 @@ class Tally:
     failed: int = 0
     wrong_release: int = 0
     switching: int = 0
-    answered_by: Counter[str] = field(default_factory=Counter)
+    answered_by: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -111,7 +111,7 @@ class Verdict:
     requests_during_deploy: int
     unanswered_at_kill: int
     """Requests that were acknowledged before the kill and have no result that was visible before it."""
-    interleaved: Counter[str]
+    interleaved: dict[str, int]
     """Answers by release from the first answer of the new release to the last answer before the kill."""
     switches: int
     """How often the release changed from one of those answers to the next."""
@@ -178,7 +178,7 @@ def judge(
             continue
         made_by = next((one.release for one in releases if one.fits(first.made_with)), "")
         right, switching = right_releases(request, first, finished.get(request.tenant, []))
-        tally.answered_by[made_by] += 1
+        tally.answered_by[made_by] = tally.answered_by.get(made_by, 0) + 1
         if made_by not in right:
             tally.wrong_release += 1
             _name(examples, "wrong_release", request, f"made with {dict(first.made_with)}, right is {sorted(right)}")
@@ -205,12 +205,12 @@ def judge(
     )
 
 
-def _interleaved(timeline: list[tuple[int, tuple[int, int], str]], new: str, killed_ms: int) -> tuple[Counter[str], int, int]:
+def _interleaved(timeline: list[tuple[int, tuple[int, int], str]], new: str, killed_ms: int) -> tuple[dict[str, int], int, int]:
     """Count answers by release from the new release's first to the kill; also when that first answer came (0: never)."""
     timeline.sort()
     began = next((at_ms for at_ms, _, release in timeline if release == new), 0)
     both = [release for at_ms, _, release in timeline if began and began <= at_ms < killed_ms]
-    return Counter(both), sum(a != b for a, b in itertools.pairwise(both)), began
+    return dict(Counter(both)), sum(a != b for a, b in itertools.pairwise(both)), began
 
 
 def _sum(tallies: Iterable[Tally]) -> Tally:
@@ -223,7 +223,7 @@ def _sum(tallies: Iterable[Tally]) -> Tally:
         total.failed += one.failed
         total.wrong_release += one.wrong_release
         total.switching += one.switching
-        total.answered_by.update(one.answered_by)
+        total.answered_by = dict(Counter(total.answered_by) + Counter(one.answered_by))
     return total
 
 

@@ -48,25 +48,23 @@ def read_states(platform: Platform) -> dict[str, Row]:
     return states
 
 
-def check_artifact(key: str, version: Row, artifacts: Path, public_key: Ed25519PublicKey) -> list[str]:
+def check_artifact(key: str, version: Row, public_key: Ed25519PublicKey) -> list[str]:
     """Check signature, identity and files of one version; returns what is wrong with it."""
     name = f"{key} v{version['version']}"
-    signed = version["artifact"]
-    assert isinstance(signed, dict)
-    text = str(signed["manifest"])
+    text = str(version["manifest"])
     try:
-        public_key.verify(base64.b64decode(str(signed["signature"])), text.encode())
+        public_key.verify(base64.b64decode(str(version["signature"])), text.encode())
     except InvalidSignature:
         return [f"{name}: the signature is not by this data directory's key"]
     manifest = json.loads(text)
     faults = [
         f"{name}: the signed manifest says {part} {manifest[part]!r}, the version says {said!r}"
-        for part, said in {**{p: version[p] for p in ("version", "run", "attempt", "package", "release", "build_id")}}.items()
-        if manifest[part] != said
+        for part in ("version", "run", "attempt", "package", "release", "build_id")
+        if manifest[part] != (said := version[part])
     ]
     if f"{manifest['tenant']}.{manifest['model']}" != key:
         faults.append(f"{name}: the manifest was signed for {manifest['tenant']}.{manifest['model']}")
-    folder = artifacts / str(version["location"])
+    folder = Path(str(version["location"]))
     found = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
     for entry in manifest["files"]:
         path = found.pop(entry["name"], None)
@@ -88,8 +86,8 @@ def check_lineage(version: Row, run: Row | None, training: Sent | None, name: st
     faults = [f"{name}: its run says {part} {said[part]!r}, expected {meant[part]!r}" for part in said if said[part] != meant[part]]
     if str(version["release"]) != training.release:
         faults.append(f"{name}: trained by {version['release']}, the request was sent under {training.release}")
-    if json.loads(str(version["params_json"])) != json.loads(training.params):
-        faults.append(f"{name}: trained with {version['params_json']}, asked for {training.params}")
+    if version["params"] != json.loads(training.params):
+        faults.append(f"{name}: trained with {version['params']}, asked for {training.params}")
     return faults
 
 
@@ -97,7 +95,7 @@ def prove(platform: Platform, trainings: list[Sent]) -> dict[str, object]:
     """Check every model; returns versions, champions by tenant, and all faults."""
     faults: list[str] = []
     states = read_states(platform)
-    listed = {f"{row['tenant']}.{row['model']}": row for row in rows_of(platform.ask("models", "list", "--json"))}
+    listed = {str(row["model"]): row for row in rows_of(platform.ask("models", "list", "--json"))}
     runs = {str(row["run"]): row for row in rows_of(platform.ask("runs", "list", "--json", "--limit", str(len(trainings) + 1000)))}
     public_key = read_public_key(platform.data_dir / "signing-key.pub")
     asked: dict[str, list[Sent]] = defaultdict(list)
@@ -110,7 +108,7 @@ def prove(platform: Platform, trainings: list[Sent]) -> dict[str, object]:
         if state is None or shown is None:
             faults.append(f"{key}: {'the broadcast topic' if state is None else 'models list'} does not have it")
             continue
-        versions = rows_of(state["versions"])
+        versions = rows_of(shown["versions"])
         count += len(versions)
         if [row["version"] for row in versions] != list(range(1, len(of_tenant) + 1)):
             faults.append(f"{key}: it has versions {[row['version'] for row in versions]}, {len(of_tenant)} trainings were asked for")
@@ -119,7 +117,7 @@ def prove(platform: Platform, trainings: list[Sent]) -> dict[str, object]:
             faults.append(f"{key}: the champion is {said}, expected {len(of_tenant)}")
         for version, training in zip(versions, sorted(of_tenant, key=lambda one: one.sent_ms), strict=False):
             name = f"{key} v{version['version']}"
-            faults += check_artifact(key, version, platform.data_dir / "artifacts", public_key)
+            faults += check_artifact(key, version, public_key)
             faults += check_lineage(version, runs.get(str(version["run"])), training, name)
             if version["version"] == state["champion"]:
                 champions[training.tenant] = {"version": version["version"], "release": version["release"]}
