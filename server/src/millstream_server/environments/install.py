@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -60,12 +60,14 @@ class Installer:
     Args:
         root: the folder of environments, for this node alone; made when it is missing.
         index: where wheels come from.
+        index_arguments: of uv, such as `--index-url URL`, beside those of the index; empty: as uv itself is configured.
         idle_priority: let whatever makes an environment have what others leave of CPU and disk.
     """
 
-    def __init__(self, root: Path, index: ReleaseIndex, *, idle_priority: bool = True) -> None:
+    def __init__(self, root: Path, index: ReleaseIndex, *, index_arguments: Sequence[str] = (), idle_priority: bool = True) -> None:
         self.root = Path(root).absolute()
         self._index = index
+        self._index_arguments = tuple(index_arguments)
         self._idle_priority = idle_priority
 
     def sweep(self) -> list[str]:
@@ -148,7 +150,7 @@ class Installer:
         requirements.write_text(
             f"{lock.rstrip()}\n{manifest.package} @ {wheel.absolute().as_uri()} --hash=sha256:{release.wheel_sha256}\n", encoding="utf-8"
         )
-        venv.fill(prefix, requirements, self._index.install_arguments(), release.label, phases, cancel=cancel)
+        venv.fill(prefix, requirements, [*self._index.install_arguments(), *self._index_arguments], release.label, phases, cancel=cancel)
         phases.begin("verify", release.label)
         files = venv.verify(prefix, cancel=cancel)
         phases.begin("compile", "takes over bytecode that other environments have compiled")
