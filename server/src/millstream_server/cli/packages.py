@@ -29,10 +29,12 @@ def init(invocation: Invocation, name: str) -> None:
 
     It teaches the three shapes of inference: one row, a list of rows, columns.
     """
-    from millstream_server.environments.template import write_package
+    from millstream_server.environments.init import create_package
 
-    for line in write_package(name, Path.cwd()):
-        click.echo(line)
+    folder = Path.cwd() / name
+    for path in create_package(folder, name):
+        click.echo(str(_near_path(folder / path)))
+    click.echo(f"next: cd {shlex.quote(name)}; README.md says the five commands from here to an answer", err=True)
 
 
 @click.command(
