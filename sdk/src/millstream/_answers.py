@@ -14,16 +14,16 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 from millstream._failures import DECODE_ERRORS, Fault, split_path
-from millstream._signature import MISSING, is_ndarray
+from millstream._signature import MISSING, is_ndarray, json_decoder, plain_type
 from millstream.wire import WireError
 
 DEFAULT_MAX_RESULT_BYTES = 8 * 1024 * 1024
-_SCALARS: dict[Any, frozenset[type]] = {
-    int: frozenset({int}),
-    float: frozenset({float, int}),
-    str: frozenset({str}),
-    bool: frozenset({bool}),
-}
+_SCALARS: tuple[tuple[type, frozenset[type]], ...] = (
+    (int, frozenset({int})),
+    (float, frozenset({float, int})),
+    (str, frozenset({str})),
+    (bool, frozenset({bool})),
+)
 
 
 def to_builtin(value: Any) -> Any:
@@ -180,17 +180,17 @@ def _encodable(value: Any) -> bool:
 
 def _value_check(returns: Any) -> Callable[[Any], bool | None]:
     """A cheap look at the Python value: True is right, False is wrong, None leaves it to the JSON."""
-    if returns is MISSING or returns is Any:
+    if returns is MISSING or returns is Any or returns is object:
         return lambda value: True
     if returns is None or returns is type(None):
         return lambda value: value is None
-    if returns in (list, tuple, dict, set, frozenset):
+    if any(returns is container for container in (list, tuple, dict, set, frozenset)):
         return lambda value: True if type(value) is returns else None
     if is_ndarray(returns):
-        array = get_origin(returns) or returns
+        array = get_origin(plain_type(returns)) or plain_type(returns)
         return lambda value: isinstance(value, array)
-    if returns in _SCALARS:
-        exact = _SCALARS[returns]
+    exact = _exact_types(returns)
+    if exact is not None:
         return lambda value: True if type(value) in exact else None
     if _is_class(returns):
         return lambda value: isinstance(value, returns)
@@ -201,7 +201,12 @@ def _value_check(returns: Any) -> Callable[[Any], bool | None]:
 
 def _is_scalars(returns: Any) -> bool:
     """Plain scalars or a list of them, as `_value_check` makes sure of by their exact types."""
-    return returns in _SCALARS or (get_origin(returns) is list and get_args(returns)[0] in _SCALARS)
+    return _exact_types(returns) is not None or (get_origin(returns) is list and _exact_types(get_args(returns)[0]) is not None)
+
+
+def _exact_types(annotation: Any) -> frozenset[type] | None:
+    """By identity: an annotation need not be hashable."""
+    return next((exact for scalar, exact in _SCALARS if annotation is scalar), None)
 
 
 def _as_list(answer: Any) -> Any:
@@ -209,10 +214,10 @@ def _as_list(answer: Any) -> Any:
 
 
 def _list_check(element: Any) -> Callable[[Any], bool | None]:
-    if element is Any:
+    if element is Any or element is object:
         return lambda value: True if type(value) is list else None
-    if element in _SCALARS:
-        exact = _SCALARS[element]
+    exact = _exact_types(element)
+    if exact is not None:
         return lambda value: True if type(value) is list and exact.issuperset(map(type, value)) else None
     if _is_class(element):
         return lambda value: isinstance(value, (list, tuple)) and all(isinstance(item, element) for item in value)
@@ -225,9 +230,9 @@ def _is_class(annotation: Any) -> bool:
 
 
 def _json_check(returns: Any) -> Callable[[bytes], Any] | None:
-    if returns is MISSING or returns is Any or is_ndarray(returns) or _is_numpy_inside(returns):
+    if returns is MISSING or is_ndarray(returns) or _is_numpy_inside(returns):
         return None
-    return msgspec.json.Decoder(returns).decode
+    return json_decoder(returns)
 
 
 def _is_numpy_inside(returns: Any) -> bool:

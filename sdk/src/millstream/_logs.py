@@ -26,9 +26,11 @@ Write = Callable[[str, str, Sequence[str], str], None]
 
 def cut(message: str) -> str:
     """Shorten a message to `MAX_LINE_BYTES` of UTF-8 and say how much is missing; always valid UTF-8."""
+    if len(message) <= MAX_LINE_BYTES and message.isascii():
+        return message
     encoded = message.encode("utf-8", "backslashreplace")
     if len(encoded) <= MAX_LINE_BYTES:
-        return message if encoded.isascii() else encoded.decode()
+        return encoded.decode()
     kept = encoded[:MAX_LINE_BYTES].decode("utf-8", "ignore")
     return f"{kept}... [{len(encoded) - len(kept.encode())} more bytes]"
 
@@ -123,7 +125,10 @@ class LineWriter(io.TextIOBase):
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if not self._is_ours:
-            return self._real.write(text)
+            written = self._real.write(text)
+            if "\n" in text:
+                self._real.flush()  # a forked child often ends by os._exit, which flushes nothing
+            return written
         requests = _context.current_requests()
         with self._lock:
             if requests != self._partial_of:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from millstream._failures import DECODE_ERRORS, Fault, bad_parameters, raised
-from millstream._signature import NO_DEFAULT, Parameter, Signature, element_type
+from millstream._signature import NO_DEFAULT, Parameter, Signature, element_type, json_decoder
 from millstream.errors import DeclarationError
 from millstream.wire import WireError
 
@@ -161,7 +161,7 @@ def _guarded(decode: Callable[[bytes], Any], params: bytes) -> Any:
 def _decoder(name: str, fields: list[tuple[Any, ...]], *, strict: bool = True) -> Callable[[bytes], Any]:
     try:
         made = msgspec.defstruct(name.replace("-", "_"), fields, kw_only=True, forbid_unknown_fields=strict)
-        return msgspec.json.Decoder(made).decode
+        return json_decoder(made)
     except TypeError as error:
         raise DeclarationError(f"pipeline {name}: its parameters cannot be read from JSON: {error}") from None
 

@@ -71,9 +71,15 @@ def step_names(function: Callable[..., object]) -> tuple[str, ...]:
 
 def _components(name: str, annotations: list[Any]) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
     try:
-        return msgspec.json.schema_components(annotations, ref_template=_REF_TEMPLATE)
+        return msgspec.json.schema_components(annotations, schema_hook=_schema_of_object, ref_template=_REF_TEMPLATE)
     except TypeError as error:
         raise DeclarationError(f"pipeline {name}: a type has no JSON Schema: {error}") from None
+
+
+def _schema_of_object(cls: type) -> dict[str, Any]:
+    if cls is object:
+        return {}
+    raise NotImplementedError
 
 
 def _is_array(parameter: Parameter, signature: Signature) -> bool:

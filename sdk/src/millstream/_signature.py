@@ -100,7 +100,7 @@ def _inference(parameters: tuple[Parameter, ...], returns: Any, rows_independent
     rows = parameters[0] if parameters else None
     shape, dtype = "row", None
     if rows is not None:
-        plain = _strip_annotated(rows.annotation)
+        plain = plain_type(rows.annotation)
         if plain is list or get_origin(plain) is list:
             shape = "list"
         elif is_ndarray(plain):
@@ -164,15 +164,31 @@ _ABSTRACT = ("generic", "number", "inexact", "floating")
 """Scalar classes that leave the dtype open; such an array is float64."""
 
 
+def plain_type(annotation: Any) -> Any:
+    """An annotation without `Annotated` around it and without the `type X = ...` aliases that name it (numpy's NDArray is one)."""
+    for _ in range(20):  # an alias of an alias of ...; one that names itself ends here too
+        origin = get_origin(annotation)
+        if hasattr(annotation, "__metadata__"):
+            annotation = annotation.__origin__
+        elif hasattr(origin, "__value__"):
+            annotation = origin.__value__[get_args(annotation)]
+        elif hasattr(annotation, "__value__"):
+            annotation = annotation.__value__
+        else:
+            break
+    return annotation
+
+
 def is_ndarray(annotation: Any) -> bool:
     """Whether an annotation is numpy's array, also spelled NDArray[...] or ndarray[...]."""
+    annotation = plain_type(annotation)
     cls = get_origin(annotation) or annotation
     return getattr(cls, "__module__", "") == "numpy" and getattr(cls, "__name__", "") == "ndarray"
 
 
 def dtype_of(annotation: Any) -> Any:
     """The scalar class in NDArray[numpy.int64], or None where the annotation names none."""
-    for argument in get_args(annotation):
+    for argument in get_args(plain_type(annotation)):
         if getattr(get_origin(argument), "__name__", "") == "dtype":
             scalar = get_args(argument)[0]
             scalar = get_origin(scalar) or scalar
@@ -198,10 +214,6 @@ def element_type(name: str, dtype: Any) -> type:
 # --- what msgspec can carry -------------------------------------------------------------------------------------------
 
 
-def _strip_annotated(annotation: Any) -> Any:
-    return annotation.__origin__ if hasattr(annotation, "__metadata__") else annotation
-
-
 def _spell(annotation: Any) -> str:
     return annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
 
@@ -209,7 +221,7 @@ def _spell(annotation: Any) -> str:
 def _check_types(parameters: tuple[Parameter, ...]) -> None:
     for parameter in parameters:
         try:
-            msgspec.json.Decoder(parameter.annotation)
+            json_decoder(parameter.annotation)
             foreign = find_foreign(parameter.annotation)
         except (TypeError, NameError) as error:
             spelled = _spell(parameter.annotation)
@@ -240,9 +252,9 @@ def _check_return(returns: Any) -> None:
 
 
 def _check_joined_return(returns: Any) -> None:
-    if returns is MISSING or returns is Any:
+    if returns is MISSING or returns is Any or returns is object:
         return
-    plain = _strip_annotated(returns)
+    plain = plain_type(returns)
     if plain is list or get_origin(plain) is list or is_ndarray(plain):
         return
     raise DeclarationError(
@@ -255,8 +267,17 @@ def _is_numpy(foreign: Any) -> bool:
     return str(getattr(get_origin(foreign) or foreign, "__module__", "")).partition(".")[0] == "numpy"
 
 
+def json_decoder(annotation: Any) -> Callable[[bytes], Any]:
+    """A strict decoder; what is annotated `object` is decoded as `Any` is.
+
+    Raises:
+        TypeError: msgspec refuses the annotation.
+    """
+    return msgspec.json.Decoder(annotation, dec_hook=lambda kind, value: value).decode
+
+
 def find_foreign(annotation: Any) -> Any:
-    """The first type inside an annotation that msgspec does not understand, or None.
+    """The first type inside an annotation that msgspec does not understand, or None; `object` is understood as `Any`.
 
     Raises:
         TypeError: msgspec refuses the annotation as a whole.
@@ -267,7 +288,7 @@ def find_foreign(annotation: Any) -> Any:
 
     def walk(found: Any) -> Any:
         if isinstance(found, inspected.CustomType):
-            return found.cls
+            return None if found.cls is object else found.cls
         if isinstance(found, (list, tuple)):
             return next((hit for hit in map(walk, found) if hit is not None), None)
         if not isinstance(found, (inspected.Type, inspected.Field)) or id(found) in seen:

@@ -128,15 +128,25 @@ class Worker:
         return EXIT_OK
 
     def _drain_on_signals(self) -> None:
-        """SIGTERM and SIGINT drain this process; processes that pipeline code forks get Python's own handlers back."""
+        """SIGTERM and SIGINT drain this process; processes that pipeline code forks get Python's own handlers back.
+
+        Around a fork the signals are held, so that one which reaches the child before its handlers are back still ends it.
+        """
+        ours = (signal.SIGTERM, signal.SIGINT)
+
+        def release() -> None:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
 
         def give_back() -> None:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            release()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ours:
             signal.signal(number, lambda number, frame: self._queue.put(f"signal {signal.Signals(number).name}"))
-        os.register_at_fork(after_in_child=give_back)
+        os.register_at_fork(
+            before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ours), after_in_parent=release, after_in_child=give_back
+        )
 
     def _import(self, captured: Captured) -> Release | None:
         begun = time.perf_counter()
