@@ -6,7 +6,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from millstream_server.core.logbook import Line, Selection, decode_line, encode_line, plain, render
 
 AUTHORS = Line(

@@ -31,7 +31,7 @@ class RecordLine(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     partition: int
     offset: int
     append_ms: int
-    key: str | None | msgspec.UnsetType = UNSET
+    key: str | msgspec.UnsetType | None = UNSET
     key_base64: str | msgspec.UnsetType = UNSET
     headers: dict[str, object] | msgspec.UnsetType = UNSET
     value: msgspec.Raw | msgspec.UnsetType = UNSET
@@ -65,7 +65,7 @@ def as_text(records: Sequence[Record]) -> bytes:
 
 
 def _line(record: Record) -> RecordLine:
-    key: str | None | msgspec.UnsetType = None
+    key: str | msgspec.UnsetType | None = None
     key_base64: str | msgspec.UnsetType = UNSET
     if record.key is not None:
         try:
@@ -128,7 +128,7 @@ def _base64(data: bytes) -> str:
 class _Given(msgspec.Struct, frozen=True):
     """What a line of `topics append` may say; other members are the value's own."""
 
-    key: str | None | msgspec.UnsetType = UNSET
+    key: str | msgspec.UnsetType | None = UNSET
     key_base64: str | msgspec.UnsetType = UNSET
     headers: dict[str, object] | msgspec.UnsetType = UNSET
     value: msgspec.Raw | msgspec.UnsetType = UNSET
