@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from blackbox import processes
@@ -32,9 +33,13 @@ BACKLOG_WAIT_S = 3.0
 WORKER_WAIT_S = 5.0
 POINT_WAIT_S = 8.0
 ANNOUNCE_WAIT_S = 20.0
+LOG_TAIL_BYTES = 2_000_000
 QUIET_S = 40.0
 """Nothing new for so long after the last request was sent: what is missing then is lost."""
-_READY = re.compile(rb'"event":"worker_ready".*?pid (\d+)')
+SETTLED_S = 0.7
+"""A worker is killed only when it has been ready so long. Without this a kill that had to wait for a worker would always hit the
+first request that the new worker takes, and after three such deaths an innocent request is dead by rule."""
+_READY = re.compile(r'"ts":"([^"]+)".*?"event":"worker_ready".*?pid (\d+)')
 
 
 class Attack:
@@ -198,7 +203,10 @@ class Attack:
     def _ready_workers(self) -> list[processes.Process]:
         """Living workers of pools that have said READY: those that run trainings are killed by `_kill_training` alone."""
         log = self.ground.platform.data_dir / "logs" / "node.jsonl"
-        ready = {int(pid) for pid in _READY.findall(log.read_bytes()[-200_000:])} if log.exists() else set()
+        lines = log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").splitlines() if log.exists() else []
+        seen = [said for line in lines if '"worker_ready"' in line and (said := _READY.search(line))]
+        settled = datetime.now(UTC) - timedelta(seconds=SETTLED_S)
+        ready = {int(pid) for at, pid in (said.groups() for said in seen) if datetime.fromisoformat(at) < settled}
         return [one for one in processes.workers(self.node.pid) if one.pid in ready]
 
     def _send(self, sends: list[Send]) -> None:
@@ -238,7 +246,7 @@ class Attack:
     def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         end = time.monotonic() + timeout_s
         while not (held := condition()) and time.monotonic() < end:
-            time.sleep(0.002)
+            time.sleep(0.005)
         return held
 
     def _thread(self, work: Callable[[], None]) -> threading.Thread:

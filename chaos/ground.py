@@ -54,15 +54,18 @@ class Ground:
         self.platform.run("publish", folder)
 
     def _train(self, sends: list[Send]) -> None:
-        """Send training requests and wait for their answers.
+        """Ask for trainings, all at once, and wait for their answers.
 
         Raises:
-            RuntimeError: one did not succeed.
+            CommandFailed: one did not succeed.
         """
-        for send in sends:
-            value = json.loads(send.line)["value"]
-            params = json.dumps(value["params"])
-            self.platform.run("invoke", value["pipeline"], "--tenant", value["tenant"], "--params", params, timeout_s=TRAINING_TIMEOUT_S)
+        with ThreadPoolExecutor(len(sends)) as all_at_once:
+            list(all_at_once.map(self._train_one, sends))
+
+    def _train_one(self, send: Send) -> None:
+        value = json.loads(send.line)["value"]
+        params = json.dumps(value["params"])
+        self.platform.run("invoke", value["pipeline"], "--tenant", value["tenant"], "--params", params, timeout_s=TRAINING_TIMEOUT_S)
 
     def appending(self, on_ack: Callable[[str, Acked], None]) -> Appending:
         """Append to the input topic; `on_ack` is told the id of each acknowledged request."""

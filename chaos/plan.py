@@ -14,7 +14,7 @@ TENANTS = 10
 BAD_SHARE = 0.01
 KILLERS_PER_REQUEST = 1 / 10_000
 SLOW_PER_REQUEST = 1 / 1000
-SLOW_S = 0.25
+SLOW_S = 0.1
 """A slow row holds its partition back while the other release's rows of that partition finish: a finished set above the prefix."""
 WORKER_KILL_EVERY_S = 2.0
 NODE_KILL_EVERY_S = 10.0
