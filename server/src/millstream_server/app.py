@@ -169,9 +169,12 @@ def run_node(settings: Settings, *, create: bool, on_ready: Callable[[str], None
             ports.logbook_folder, settings.node.name, level=book.level, max_bytes=book.max_bytes, keep=book.keep, terminal=terminal
         )
         try:
-            sys.setswitchinterval(0.0005)
             # Poller, committer and loop hand the interpreter to each other at every batch; the default of 5 ms would make
             # each of them wait that long for one that computes.
+            sys.setswitchinterval(0.0005)
+            # A node makes and drops many small objects in batches and hardly any cycle: with Python's thresholds half of its
+            # time a request went into collections that freed nothing (7.0 instead of 3.1 us from record to batch).
+            gc.set_threshold(50_000, 50, 100)
             gc.freeze()
             return uvloop.run(_live(settings, ports, logbook, on_ready))
         finally:

@@ -374,6 +374,8 @@ class PoolEvents:
 
 def replay_headers(work: Work) -> tuple[tuple[str, bytes], ...]:
     """Carry into the result that its request is a replayed dead letter, so that a caller can tell the two answers apart."""
+    if not work.headers:
+        return ()
     return tuple((k, v) for k, v in original_headers(work.headers) if k == "ms_replay_of")
 
 
