@@ -1,36 +1,39 @@
-"""Which partition a key belongs to: murmur2, as Kafka's Java client does, so that callers in every language agree.
+"""Which partition a key goes to: the same as Kafka's Java client chooses, so that callers in any language agree with us.
 
-Source: Apache Kafka, `org.apache.kafka.common.utils.Utils.murmur2` and `BuiltInPartitioner.partitionForKey`.
+Source: murmur2 and the positive mask of Kafka's `org.apache.kafka.common.utils.Utils` (seed 0x9747b28c).
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 
+_SEED = 0x9747B28C
 _M = 0x5BD1E995
 _MASK = 0xFFFFFFFF
+_LONGEST_CACHED_KEY = 256
+"""Keys are tenants or models, short and few; a long key is hashed anew so that the cache never holds much memory."""
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Return the partition of a key on a topic with that many partitions."""
+    hashed = _cached(key) if len(key) <= _LONGEST_CACHED_KEY else murmur2(key)
+    return (hashed & 0x7FFFFFFF) % partitions
 
 
 def murmur2(data: bytes) -> int:
-    """The 32-bit hash, unsigned."""
+    """Return the hash as a signed 32-bit number, as Java prints it."""
     length = len(data)
-    h = (0x9747B28C ^ length) & _MASK
-    for start in range(0, length - 3, 4):
-        k = int.from_bytes(data[start : start + 4], "little")
-        k = (k * _M) & _MASK
-        k ^= k >> 24
-        k = (k * _M) & _MASK
-        h = ((h * _M) & _MASK) ^ k
-    rest = data[length & ~3 :]
-    if rest:
-        h ^= int.from_bytes(rest, "little")
-        h = (h * _M) & _MASK
-    h ^= h >> 13
-    h = (h * _M) & _MASK
-    return h ^ (h >> 15)
+    h = (_SEED ^ length) & _MASK
+    whole = length & ~3
+    for at in range(0, whole, 4):
+        k = int.from_bytes(data[at : at + 4], "little") * _M & _MASK
+        k = (k ^ k >> 24) * _M & _MASK
+        h = h * _M & _MASK ^ k
+    if whole < length:
+        h = (h ^ int.from_bytes(data[whole:], "little")) * _M & _MASK
+    h = (h ^ h >> 13) * _M & _MASK
+    h ^= h >> 15
+    return h - (1 << 32) if h & 0x80000000 else h
 
 
-@lru_cache(maxsize=65_536)
-def partition_of(key: bytes, partitions: int) -> int:
-    """The partition of a key, of so many; remembered, because keys are tenants and repeat."""
-    return (murmur2(key) & 0x7FFFFFFF) % partitions
+_cached = lru_cache(maxsize=16_384)(murmur2)
