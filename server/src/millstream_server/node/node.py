@@ -418,7 +418,6 @@ class Node(PoolEvents):
             self.runs.tick()
             for pool in self.releases.pools():
                 pool.tick(now_ms)
-            self.releases.reconcile()
 
     async def _report(self) -> None:
         while True:

@@ -32,6 +32,9 @@ MAX_FLUSH = 64
 STALL_S = 1.0
 """A worker whose batch runs longer than this is stalled: the spare takes what comes next, so that nobody waits for it."""
 
+SPARE_S = 300.0
+"""How long after its last request a release keeps a spare worker."""
+
 RESTART_DELAYS_S = (0.0, 0.2, 1.0, 5.0, 15.0)
 """Wait before a worker is started again after it died before READY, by the number of such deaths in a row."""
 
@@ -360,9 +363,11 @@ class Pool:
         """Start what is missing of the workers and the spare, unless the release is broken; slowly after early deaths."""
         if self._closing or self.broken:
             return
-        wanted = self.limits.workers + self.limits.spare_workers
-        missing = wanted - sum(1 for w in self.workers if not w.draining and not w.kill_cause)
-        if missing <= 0:
+        alive = [w for w in self.workers if not w.draining and not w.kill_cause]
+        if len(alive) >= self._wanted():
+            for worker in alive[self._wanted() :]:
+                if worker.ready and not worker.batches:
+                    worker.drain()  # nobody calls this release any more: give the spare's memory back
             return
         delay_s = RESTART_DELAYS_S[min(self._early_deaths, len(RESTART_DELAYS_S) - 1)]
         if delay_s:
@@ -374,13 +379,17 @@ class Pool:
         else:
             self._start_workers()
 
+    def _wanted(self) -> int:
+        """Workers that there should be: the spare only where there was traffic lately, and only once the first one is up,
+        because on a small machine two imports at once delay both."""
+        spare = self.has_ready_worker and time.monotonic() - self.traffic_s < SPARE_S
+        return self.limits.workers + (self.limits.spare_workers if spare else 0)
+
     def _start_workers(self) -> None:
         if self._closing or self.broken:
             return
         alive = sum(1 for w in self.workers if not w.draining and not w.kill_cause)
-        # The spare is started once the first worker is up: on a small machine two imports at once delay both.
-        wanted = self.limits.workers + (self.limits.spare_workers if any(w.ready for w in self.workers) else 0)
-        for _ in range(wanted - alive):
+        for _ in range(self._wanted() - alive):
             worker = Worker(self._spawn, self, self._loop)
             self.workers.append(worker)
             self._answers.worker_started(self, worker)
