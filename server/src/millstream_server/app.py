@@ -187,7 +187,7 @@ async def _live(settings: Settings, ports: Ports, logbook: object, on_ready: Cal
     from millstream_server.node.node import Node
 
     assert isinstance(logbook, Logbook)
-    node = Node(_node_settings(settings), ports.log, ports.store, ports.artifacts, ports.signer, ports.installer, logbook)
+    node = Node(_node_settings(settings), ports.log, lambda: ports.store, ports.artifacts, ports.signer, ports.installer, logbook)
     return await node.run(on_ready)
 
 

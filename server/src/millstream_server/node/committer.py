@@ -73,7 +73,7 @@ class CommitterThread:
         self._opened_s = 0.0
         self._stopping = False
         self._give_up_s = 0.0
-        self._thread = threading.Thread(target=self._run, name="committer")
+        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     def start(self) -> None:
         self._thread.start()

@@ -36,7 +36,7 @@ class Follower:
         self._waiters: list[tuple[dict[TopicPartition, int], asyncio.Future[None]]] = []
         self._stopping = threading.Event()
         self._reader: Reader | None = None
-        self._thread = threading.Thread(target=self._run, name="follower")
+        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
 
     def start(self) -> None:
         self._thread.start()

@@ -98,7 +98,7 @@ class Node(PoolEvents):
         self,
         settings: NodeSettings,
         log: Log,
-        store: Store,
+        open_store: Callable[[], Store],
         artifacts: Artifacts,
         signer: Signer,
         installer: Installer,
@@ -106,7 +106,7 @@ class Node(PoolEvents):
     ) -> None:
         self.settings = settings
         self.log = log
-        self.store = store
+        self._open_store = open_store
         self.artifacts = artifacts
         self.signer = signer
         self.installer = installer
@@ -122,7 +122,7 @@ class Node(PoolEvents):
         self._error: BaseException | None = None
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._catching_up: asyncio.Task[None] | None = None
+        self._wired = False
 
     @staticmethod
     def _clock_ms() -> int:
@@ -152,15 +152,18 @@ class Node(PoolEvents):
         return 0
 
     async def _start(self) -> None:
-        settings, loop = self.settings, self._loop
+        settings = self.settings
         self.log.create_topics(topic_specs(settings.retention_ms))
-        self.installer.sweep()
-        self.store.release_leases(settings.name, self._clock_ms())
-        self._wire()
+        self._wire_serving()
         self.follower.start()
         await self.follower.catch_up()
+        self.installer.sweep()
+        self.releases.reconcile()  # workers import their modules while this process imports the store's library
+        self.store = self._open_store()
+        self.store.release_leases(settings.name, self._clock_ms())
+        self._wire_intake()
         self.committer.start()
-        self.releases.reconcile()
+        self._releases_changed()
         if settings.serves:
             self.poller.start()
             while not await asyncio.to_thread(self.poller.assigned.wait, 0.05):
@@ -176,8 +179,8 @@ class Node(PoolEvents):
         if settings.trains:
             self._spawn(self.runs.run(), "runs")
 
-    def _wire(self) -> None:
-        """Make every room and join them: the wiring diagram of a node."""
+    def _wire_serving(self) -> None:
+        """Make the rooms that serve from topics and files alone: the first half of the wiring diagram of a node."""
         settings, loop, clock = self.settings, self._loop, self._clock_ms
         self.follower = Follower(self.log, loop, self._follow, self._thread_trouble("follower"), self._fail_from_thread)
         self.committer = CommitterThread(
@@ -212,6 +215,10 @@ class Node(PoolEvents):
             loop,
             serves=settings.serves,
         )
+
+    def _wire_intake(self) -> None:
+        """Make the rooms that need the store, and intake, which feeds them all: the second half."""
+        settings, loop, clock = self.settings, self._loop, self._clock_ms
         self.relay = OutboxRelay(self.log, self.store, self.instance, clock, self._trouble("outbox"))
         self.runs = Runs(
             settings.name,
@@ -253,6 +260,7 @@ class Node(PoolEvents):
             clock_ms=clock,
         )
         self.controller = Controller(self.store, self.instance, clock, deploy_timeout_s=settings.deploy_timeout_s)
+        self._wired = True
 
     async def _end(self) -> None:
         """Stop reading, answer what is in workers, commit it, and leave."""
@@ -318,8 +326,9 @@ class Node(PoolEvents):
         )
 
     def _releases_changed(self) -> None:
-        self.intake.pool_changed()
         self.models.retry_pending()
+        if self._wired:
+            self.intake.pool_changed()
 
     def pool_ready(self, pool: Pool) -> None:
         self.releases.pool_ready(pool)

@@ -77,7 +77,7 @@ class Poller:
         self.paused = False
         self.snapshot: Snapshot | None = None
         self.assigned = threading.Event()
-        self._thread = threading.Thread(target=self.run, name="poller")
+        self._thread = threading.Thread(target=self.run, name="poller", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
