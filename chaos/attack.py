@@ -35,7 +35,6 @@ POINT_WAIT_S = 8.0
 ANNOUNCE_WAIT_S = 20.0
 LOG_TAIL_BYTES = 2_000_000
 QUIET_S = 40.0
-"""Nothing new for so long after the last request was sent: what is missing then is lost."""
 SETTLED_S = 0.7
 """A worker is killed only when it has been ready so long. Without this a kill that had to wait for a worker would always hit the
 first request that the new worker takes, and after three such deaths an innocent request is dead by rule."""
@@ -47,6 +46,7 @@ class Attack:
 
     Args:
         fault: a word of `faults.FAULTS` with which every node of this attack is broken, or empty.
+        quiet_s: when nothing new has come for so long after the last request was sent, what is missing is lost.
         say: told what happens, for people.
     """
 
@@ -59,6 +59,7 @@ class Attack:
         seconds: float,
         work: Path,
         fault: str = "",
+        quiet_s: float = QUIET_S,
         say: Callable[[str], None] = lambda words: None,
     ) -> None:
         self.ground = ground
@@ -67,6 +68,7 @@ class Attack:
         self.seed = seed
         self.seconds = seconds
         self.fault = fault
+        self.quiet_s = quiet_s
         self.say = say
         self.acked: dict[str, Acked] = {}
         self.killed: list[Killed] = []
@@ -219,9 +221,9 @@ class Attack:
             self._answered = len(self._first_ids)
 
     def _settle(self) -> None:
-        """Wait for the last answers; give up when nothing new has come for QUIET_S."""
+        """Wait for the last answers; give up when nothing new has come for `quiet_s`."""
         seen, since = self._answered, time.monotonic()
-        while self._answered < len(self.acked) and time.monotonic() - since < QUIET_S:
+        while self._answered < len(self.acked) and time.monotonic() - since < self.quiet_s:
             if not self.node.alive():
                 raise RuntimeError(f"the node ended by itself:\n{self.node.words()}")
             time.sleep(0.1)

@@ -12,13 +12,7 @@ from chaos.judge import Asked
 
 TENANTS = 10
 BAD_SHARE = 0.01
-KILLERS_PER_REQUEST = 1 / 10_000
-SLOW_PER_REQUEST = 1 / 1000
-SLOW_S = 0.1
-"""A slow row holds its partition back while the other release's rows of that partition finish: a finished set above the prefix."""
-WORKER_KILL_EVERY_S = 2.0
-NODE_KILL_EVERY_S = 10.0
-TRAINING_EVERY_S = 4.0
+KILLER_SHARE = 1 / 10_000
 TRAINING_TAKES_S = 1.0
 
 Target = Literal["worker", "node"]
@@ -48,6 +42,20 @@ class Send:
 
     asked: Asked
     line: bytes
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often what happens: seconds between kills (0: none) and trainings, and the share of rows that take their time.
+
+    A slow row holds its partition back while the other release's rows of that partition finish: a finished set above the prefix.
+    """
+
+    worker_kill_every_s: float = 2.0
+    node_kill_every_s: float = 10.0
+    training_every_s: float = 4.0
+    slow_share: float = 1 / 1000
+    slow_s: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,15 @@ class Plan:
     points: dict[str, Send] = field(default_factory=dict)
     """Rows that kill the node around a worker's reply, by point and number of the kill."""
 
+    def place(self, kill: Kill, name: str, marks: Path) -> None:
+        """Add a kill, with the row that carries it out where it happens around a worker's reply."""
+        number = len(self.kills)
+        self.kills.append(kill)
+        if kill.point in ROW_POINTS:
+            request_id, line, mark = f"{name}-point-{number}", lines()[number % TENANTS], str(marks / f"{name}-point-{number}")
+            draw = random.Random(number)
+            self.points[kill.name] = inference(request_id, line, number, draw, "point", harm=f"node {kill.point}", mark=mark)
+
     @property
     def asked(self) -> list[Asked]:
         sends = [*self.stream, *self.reserve, *(one.send for one in self.trainings), *self.points.values()]
@@ -103,7 +120,9 @@ def request_line(request_id: str, pipeline: str, line: Line, params: dict[str, o
     return json.dumps({"key": line.tenant, "partition": line.partition, "value": value}, separators=(",", ":")).encode()
 
 
-def inference(request_id: str, line: Line, number: int, draw: random.Random, kind: str, *, harm: str = "", mark: str = "") -> Send:
+def inference(
+    request_id: str, line: Line, number: int, draw: random.Random, kind: str, *, harm: str = "", mark: str = "", slow_s: float = 0.0
+) -> Send:
     """One request for the pipeline `answer`; the expected value is computed here, without the model."""
     x = (draw.randrange(-1000, 1000), draw.randrange(-1000, 1000))
     row: dict[str, object] = {"x": list(x), "nonce": number}
@@ -116,7 +135,7 @@ def inference(request_id: str, line: Line, number: int, draw: random.Random, kin
             row["harm"] = harm
             status, code, value = "dead", "worker_died", 0.0
         case "slow":
-            row["wait_s"] = SLOW_S
+            row["wait_s"] = slow_s
         case "point":
             row |= {"harm": harm, "mark": mark}
     asked = Asked(request_id, line.tenant, kind, status, code, value, number, line.release)
@@ -129,7 +148,7 @@ def training(request_id: str, line: Line, *, seconds: float = 0.0, announce: str
     return Send(Asked(request_id, line.tenant, "training", "ok", "", 0.0, 0, line.release), request_line(request_id, "learn", line, params))
 
 
-def draw_plan(name: str, seed: int, requests: int, seconds: float, marks: Path, *, points: bool = True) -> Plan:
+def draw_plan(name: str, seed: int, requests: int, seconds: float, marks: Path, *, points: bool = True, pace: Pace | None = None) -> Plan:
     """Draw a plan.
 
     Args:
@@ -138,41 +157,44 @@ def draw_plan(name: str, seed: int, requests: int, seconds: float, marks: Path, 
         seconds: how long processes are killed.
         marks: folder in which rows and trainings leave their marks.
         points: every other kill of a node happens at a named point of the commit, else at any moment.
+        pace: how often what happens.
     """
+    pace = pace or Pace()
     draw = random.Random(seed)
     plan = Plan()
     tenants = lines()
-    killers = max(1, round(requests * KILLERS_PER_REQUEST))
-    kinds = ["killer"] * killers + ["bad"] * round(requests * BAD_SHARE) + ["slow"] * round(requests * SLOW_PER_REQUEST)
+    killers = max(1, round(requests * KILLER_SHARE))
+    kinds = ["killer"] * killers + ["bad"] * round(requests * BAD_SHARE) + ["slow"] * round(requests * pace.slow_share)
     kinds += ["good"] * (requests - len(kinds))
     draw.shuffle(kinds)
     sends = []
     for number, kind in enumerate(kinds):
         harm = draw.choice(["exit", "kill", "segfault"]) if kind == "killer" else ""
-        sends.append(inference(f"{name}-{number}", draw.choice(tenants), number, draw, kind, harm=harm))
-    plan.kills = _draw_kills(draw, seconds, points)
-    for number in range(int(seconds / TRAINING_EVERY_S)):
+        sends.append(inference(f"{name}-{number}", draw.choice(tenants), number, draw, kind, harm=harm, slow_s=pace.slow_s))
+    for number in range(_count(seconds, pace.training_every_s)):
         line = draw.choice([line for line in tenants if line.release == 2])
         announce = marks / f"{name}-train-{number}"
         send = training(announce.name, line, seconds=TRAINING_TAKES_S, announce=str(announce))
         killed_s = draw.uniform(0.05, 0.9) * TRAINING_TAKES_S if number % 2 == 0 else 0.0
-        plan.trainings.append(Training(number * TRAINING_EVERY_S + draw.uniform(0, 1), send, announce, killed_s))
-    for number, kill in enumerate(plan.kills):
-        if kill.point in ROW_POINTS:
-            request_id, line, harm = f"{name}-point-{number}", tenants[number % TENANTS], f"node {kill.point}"
-            plan.points[kill.name] = inference(request_id, line, number, draw, "point", harm=harm, mark=str(marks / request_id))
-    kept = len(sends) // 2 if plan.kills else 0
+        plan.trainings.append(Training(number * pace.training_every_s + draw.uniform(0, 1), send, announce, killed_s))
+    kept = len(sends) // 2
     plan.reserve, plan.stream = sends[:kept], sends[kept:]
+    for kill in _draw_kills(draw, seconds, points, pace):
+        plan.place(kill, name, marks)
     return plan
 
 
-def _draw_kills(draw: random.Random, seconds: float, points: bool) -> list[Kill]:
+def _draw_kills(draw: random.Random, seconds: float, points: bool, pace: Pace) -> list[Kill]:
     kills = []
-    for number in range(1, int(seconds / WORKER_KILL_EVERY_S) + 1):
-        at_s = number * WORKER_KILL_EVERY_S - draw.uniform(0, WORKER_KILL_EVERY_S * 0.8)
+    for number in range(1, _count(seconds, pace.worker_kill_every_s) + 1):
+        at_s = (number - draw.uniform(0, 0.8)) * pace.worker_kill_every_s
         kills.append(Kill(at_s, "worker", draw.uniform(0, 0.05)))
-    for number in range(1, int(seconds / NODE_KILL_EVERY_S) + 1):
-        at_s = number * NODE_KILL_EVERY_S - draw.uniform(0, NODE_KILL_EVERY_S * 0.5)
+    for number in range(1, _count(seconds, pace.node_kill_every_s) + 1):
+        at_s = (number - draw.uniform(0, 0.5)) * pace.node_kill_every_s
         point = POINTS[(number // 2) % len(POINTS)] if points and number % 2 == 0 else ""
         kills.append(Kill(at_s, "node", draw.uniform(0, 0.05), point))
     return sorted(kills, key=lambda kill: kill.at_s)
+
+
+def _count(seconds: float, every_s: float) -> int:
+    return int(seconds / every_s) if every_s else 0
