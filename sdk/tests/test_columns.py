@@ -191,7 +191,8 @@ def test_every_caller_of_columns_gets_what_a_call_of_its_own_would_have_given(pa
 
     def gist(params: list[dict[str, object]]) -> list[tuple[object, ...]]:
         return [
-            (o.status, o.result, o.refused and (o.refused.code, o.refused.path)) for o in call_batch(sums, [json.dumps(p).encode() for p in params])
+            (o.status, o.result, o.refused and (o.refused.code, o.refused.path))
+            for o in call_batch(sums, [json.dumps(p).encode() for p in params])
         ]
 
     assert gist(params) == [gist([each])[0] for each in params]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,6 +107,25 @@ def uses_later(row: Later) -> int:
 @dataclass
 class Later:
     y: int
+
+
+def test_annotations_are_those_of_the_function_inside_other_decorators() -> None:
+    """A decorator of the author's own that uses functools.wraps may stand below ours; `= None` changes no type."""
+
+    def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    @ms.inference
+    @logged
+    def wrapped(rows: list[Later], n: int = None) -> list[int]:  # type: ignore[assignment]  # noqa: RUF013
+        return [row.y for row in rows]
+
+    assert _signature(wrapped).parameters[1].annotation is int
+    assert ms.testing.call(wrapped, {"rows": [{"y": 1}]}) == [1]
 
 
 def test_an_injected_request_is_no_parameter() -> None:

@@ -66,7 +66,9 @@ caller_params = st.fixed_dictionaries(
 )
 caller_bodies = st.one_of(
     caller_params.map(lambda params: json.dumps(params).encode()),
-    st.sampled_from([b"", b"[]", b"\xff", b"{", b'{"rows":[1', b']},{"rows":[2]}', b'{"rows":[1]},{"rows":[2]}', b'{"rows":[1]}\n{"rows":[2]}']),
+    st.sampled_from(
+        [b"", b"[]", b"\xff", b"{", b'{"rows":[1', b']},{"rows":[2]}', b'{"rows":[1]},{"rows":[2]}', b'{"rows":[1]}\n{"rows":[2]}']
+    ),
     st.just(b' {"rows" : [ 1 ,\n 2 ] , "add": 1}'),
 )
 

@@ -127,6 +127,6 @@ def collect(modules: Sequence[str]) -> list[Pipeline]:
             continue
         if pipeline.name in found:
             places = f"{place_of(found[pipeline.name].function)} and {place_of(pipeline.function)}"
-            raise DeclarationError(f"two pipelines are named {pipeline.name}: {places}; rename one, or give it name=\"...\"")
+            raise DeclarationError(f'two pipelines are named {pipeline.name}: {places}; rename one, or give it name="..."')
         found[pipeline.name] = pipeline
     return list(found.values())

@@ -78,7 +78,7 @@ def _components(name: str, annotations: list[Any]) -> tuple[tuple[dict[str, Any]
 
 def _schema_of_object(cls: type) -> dict[str, Any]:
     if cls is object:
-        return {}
+        return {"description": "any JSON value"}  # msgspec takes an empty schema for none at all
     raise NotImplementedError
 
 

@@ -93,9 +93,7 @@ class Inference:
 class _Joining:
     """One batch of a pipeline that promises `rows_independent`."""
 
-    def __init__(
-        self, inference: Inference, rows: Sequence[Row], leading: tuple[object, ...], is_cancelled: Callable[[], bool]
-    ) -> None:
+    def __init__(self, inference: Inference, rows: Sequence[Row], leading: tuple[object, ...], is_cancelled: Callable[[], bool]) -> None:
         self._inference = inference
         self._parameters = inference._parameters
         self._is_columns = inference._signature.shape == "columns"

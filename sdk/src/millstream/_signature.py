@@ -13,6 +13,7 @@ with a sentence that names the parameter.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -66,9 +67,7 @@ def read_signature(
         raise DeclarationError(f"{place}: {error}") from None
 
 
-def _read(
-    function: Callable[..., object], kind: str, has_model: bool, rows_independent: bool, local_names: dict[str, Any]
-) -> Signature:
+def _read(function: Callable[..., object], kind: str, has_model: bool, rows_independent: bool, local_names: dict[str, Any]) -> Signature:
     import inspect
 
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -80,7 +79,7 @@ def _read(
             raise DeclarationError(f"parameter {stars}{parameter.name} has no name that a caller could send; name each parameter")
         if parameter.kind is parameter.POSITIONAL_ONLY:
             raise DeclarationError(f"parameter {parameter.name} is positional-only, but callers send parameters by name; remove the /")
-    hints = get_type_hints(function, localns=local_names, include_extras=True)
+    hints = _type_hints(function, local_names)
     returns = hints.get("return", MISSING)
     if kind == "training":
         declared = _take_run(declared, hints)
@@ -94,6 +93,15 @@ def _read(
         _check_types(parameters)
         return Signature("row", parameters, returns, request_parameter=request_parameter)
     return _inference(parameters, returns, rows_independent, request_parameter)
+
+
+def _type_hints(function: Callable[..., object], local_names: dict[str, Any]) -> dict[str, Any]:
+    """Resolve annotations, alike on every Python: of a function itself, 3.10 makes `a: int = None` optional."""
+    import inspect
+
+    own = SimpleNamespace(__annotations__=function.__annotations__, __type_params__=getattr(function, "__type_params__", ()))
+    names = getattr(inspect.unwrap(function), "__globals__", {})
+    return get_type_hints(own, names, local_names, include_extras=True)
 
 
 def _inference(parameters: tuple[Parameter, ...], returns: Any, rows_independent: bool, request_parameter: str) -> Signature:
