@@ -124,7 +124,9 @@ def test_a_killed_process_leaves_whole_transactions_only(make_store: MakeStore, 
         node = processes.Process(target=store_children.train_without_end, args=(store_url, life, up, inside))
         node.start()
         assert up.wait(30)
-        time.sleep(chance.random() * 0.08)
+        if life % 2:  # half of the kills fall into the transaction that ends a run, or soon after it, however slow the machine is
+            assert inside.wait(30)
+        time.sleep(chance.random() * (0.01 if life % 2 else 0.08))
         node.kill()
         node.join()
         node.close()
@@ -134,8 +136,8 @@ def test_a_killed_process_leaves_whole_transactions_only(make_store: MakeStore, 
         for run in store.runs(state="RUNNING"):
             assert store.cancel_run(run.run, _no_answer, 2_000) == "RUNNING"  # so that the next life begins with its own run
 
-    assert store.count_runs()["SUCCEEDED"] >= LIVES
-    assert in_transaction >= 3
+    assert store.count_runs()["SUCCEEDED"] >= 5
+    assert in_transaction >= 5
 
 
 def _check(store: Store) -> None:
