@@ -167,7 +167,10 @@ class Answerer:
             self._committer.submit(again, None)
         if dead:
             error = ResultError(
-                cause, f"it ended its worker {self._max_attempts} times running alone; the last time {detail}", "", mend_of(cause, dead[0].id)
+                cause,
+                f"it ended its worker {self._max_attempts} times running alone; the last time {detail}",
+                "",
+                mend_of(cause, dead[0].id),
             )
             self._end(dead, "dead", error, pool)
             self._rates.error(pool.release.build_id, f"{dead[0].pipeline}: {detail}", mend_of(cause))

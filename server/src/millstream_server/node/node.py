@@ -231,6 +231,7 @@ class Node(PoolEvents):
             settings.work_folder,
             settings.runs,
             self.relay.notify,
+            self._trouble("runs"),
             loop,
         )
         self.intake = Intake(
@@ -430,8 +431,8 @@ class Node(PoolEvents):
 
     async def _report(self) -> None:
         while True:
-            row = NodeRow(self.settings.name, self.instance, self._clock_ms(), encode_status(await self._status()))
             try:
+                row = NodeRow(self.settings.name, self.instance, self._clock_ms(), encode_status(await self._status()))
                 await asyncio.to_thread(self.store.write_node, row)
                 self._set_trouble("store", "")
             except Unavailable as error:

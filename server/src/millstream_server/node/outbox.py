@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from millstream_server.core.errors import LogUnavailable, MillstreamError
+from millstream_server.core.errors import MillstreamError, Unavailable
 from millstream_server.core.log import RELEASES, CommitPosition, Committer, Log
 from millstream_server.core.store import Store
 
@@ -43,7 +43,8 @@ class OutboxRelay:
         while not self.stopping:
             try:
                 more = await asyncio.to_thread(self._relay)
-            except LogUnavailable as error:
+                self._trouble("")
+            except Unavailable as error:
                 self._trouble(str(error))
                 more = False
             if more:

@@ -139,6 +139,7 @@ class Runs:
         work_folder: Path,
         limits: RunLimits,
         published: Callable[[], None],
+        trouble: Callable[[str], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.node = node
@@ -149,6 +150,7 @@ class Runs:
         self.clock_ms = clock_ms
         self.limits = limits
         self.published = published
+        self._trouble = trouble
         self.loop = loop
         self.answers = answer_maker(node, clock_ms)
         self.active: dict[str, ActiveRun] = {}
@@ -167,13 +169,17 @@ class Runs:
     async def run(self) -> None:
         """Claim and start runs until the node closes."""
         while not self.closing:
-            claimed = await self._claim_one()
-            if claimed:
-                continue
+            try:
+                if await self._claim_one():
+                    continue
+                await self._bury_lapsed()
+                self._trouble("")
+            except Unavailable as error:
+                self._trouble(str(error))
             try:
                 await asyncio.wait_for(self._wake.wait(), 0.5)
             except TimeoutError:
-                await self._bury_lapsed()
+                pass  # look again: another node, or a command, may have written runs
             self._wake.clear()
 
     async def close(self, timeout_s: float) -> None:
@@ -329,6 +335,8 @@ class ActiveRun:
             await self._conclude(outcome, staged)
         except MillstreamError as error:
             await self._end(RunEnd("failed", error.message, error.code, error.message))
+        except Exception as error:  # the platform's own failure, such as a full disk: the attempt is over, the run is not
+            await self._end(RunEnd("crashed", repr(error), "internal", f"the platform failed: {error!r}"))
         finally:
             renewing.cancel()
             self.fresh.worker.drain()
