@@ -54,7 +54,7 @@ class Target(msgspec.Struct, frozen=True):
 @common
 @pass_invocation
 def deploy(invocation: Invocation, release: str, no_wait: bool, cancel: bool) -> int:
-    """Make a published version the current release of its package, and follow it until it is.
+    """Make a published version the current release, and follow it until it is.
 
     Every node builds the release's environment, checks it and starts workers, while the release before it goes on answering; when
     all are READY the new one is current. Where one cannot, the old one stays, and the reason is told. Ctrl-C stops the watching,

@@ -74,16 +74,14 @@ def list_(invocation: Invocation, limit: int | None, as_json: bool) -> None:
 @pass_invocation
 def show(invocation: Invocation, letter: str, raw: bool, as_json: bool) -> None:
     """Show one dead letter: where it came from, why it died, its headers and its bytes."""
-    import sys
-
-    from millstream_server.cli.printing import moment, print_json
+    from millstream_server.cli.printing import moment, print_json, write_bytes
     from millstream_server.cli.records import headers_as_json
     from millstream_server.core.logbook import plain
 
     with invocation.ports() as ports:
         found = find_letters(ports.log, [letter])[0]
     if raw:
-        sys.stdout.buffer.write(found.record.value or b"")
+        write_bytes(found.record.value or b"")
         return
     if as_json:
         print_json(_as_json(found))

@@ -22,9 +22,9 @@ _MARKS = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
 @common
 @pass_invocation
 def doctor(invocation: Invocation, as_json: bool) -> int:
-    """Look for everything that is known to go wrong on this machine and with this data directory, and say how to mend it.
+    """Look for everything that is known to go wrong, and say how to mend it.
 
-    Changes nothing, and may be run beside a node. Exit code 0 without a fault, 4 with one.
+    Looks at this machine and at the data directory. Changes nothing, and may be run beside a node. Exit code 0 without a fault, 4 with one.
     """
     from millstream_server.cli.checks import examine
     from millstream_server.cli.printing import print_json

@@ -56,10 +56,10 @@ def invoke(
     idempotency_key: str,
     full: bool,
 ) -> int:
-    """Put one request for PIPELINE on the log, wait for its result and print that alone.
+    """Put one request on the log and wait for its result.
 
-    Progress goes to standard error. The exit code is the result's status: 0 ok, 3 invalid, 4 failed, dead or cancelled, 5 expired or
-    not there in time. Ctrl-C ends the waiting, not the request.
+    The result alone is printed; progress goes to standard error. The exit code is the result's status: 0 ok, 3 invalid, 4 failed,
+    dead or cancelled, 5 expired or not there in time. Ctrl-C ends the waiting, not the request.
     """
     from millstream_server.core.ids import new_id
     from millstream_server.core.request import Envelope

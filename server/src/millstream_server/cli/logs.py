@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,7 @@ def logs(
     lines: int | None,
     as_json: bool,
 ) -> None:
-    """Print lines of the one log of node and workers: who did what for which request, in which release.
+    """Read the one log of node and workers: who did what for which request, in which release.
 
     A line of a terminal is: time, level, pipeline, model, release, request, try | what happened. --json prints the lines as the
     file has them.
@@ -85,29 +85,30 @@ def print_lines(
         last: of the lines that are there now only so many, the newest.
         request: the id that stands for a batch that has it.
     """
+    from millstream_server.cli.printing import write_bytes
     from millstream_server.core.logbook import render
 
     offset_s = int(time.localtime().tm_gmtoff)
 
-    def show(found: tuple[bytes, Line]) -> None:
-        data, line = found
-        text = data if as_json else render(line, utc_offset_s=offset_s, request=request).encode("utf-8", "backslashreplace")
-        sys.stdout.buffer.write(text + b"\n")
+    def show(data: bytes, line: Line) -> bytes:
+        return data if as_json else render(line, utc_offset_s=offset_s, request=request).encode("utf-8", "backslashreplace")
+
+    def show_all(found: Iterable[tuple[bytes, Line]]) -> bool:
+        shown = False
+        for part in _parts(found):
+            write_bytes(b"\n".join([show(data, line) for data, line in part]) + b"\n")
+            shown = True
+        return shown
 
     tail = Tail(folder)
-    for found in deque(_chosen(tail.present(), selection), maxlen=last):
-        show(found)
-    sys.stdout.buffer.flush()
+    present = _chosen(tail.present(), selection)
+    show_all(present if last is None else deque(present, maxlen=last))
     ending = False
     while follow:
-        came = list(_chosen(tail.news(), selection))
-        for found in came:
-            show(found)
-        if came:
-            sys.stdout.buffer.flush()
-        elif ending:
+        came = show_all(_chosen(tail.news(), selection))
+        if not came and ending:
             return
-        else:
+        if not came:
             ending = stop is not None and stop()  # look once more: the last lines may come with the end
             time.sleep(LOOK_EVERY_S)
 
@@ -116,12 +117,21 @@ def _chosen(lines: Iterator[bytes], selection: Selection) -> Iterator[tuple[byte
     from millstream_server.core.logbook import decode_line
 
     for data in lines:
+        if selection.rules_out(data):
+            continue
         try:
             line = decode_line(data)
         except ValueError:
             continue  # a line that a power cut tore; the next one is whole again
         if selection.takes(line):
             yield data, line
+
+
+def _parts(found: Iterable[tuple[bytes, Line]]) -> Iterator[list[tuple[bytes, Line]]]:
+    """At most a thousand lines at once: one write for each would cost more than reading them."""
+    remaining = iter(found)
+    while part := list(islice(remaining, 1000)):
+        yield part
 
 
 class Tail:

@@ -37,7 +37,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "up": ("nodes:up", "Run the platform on a data directory: log, store and node in one process."),
         "node": ("nodes:node", "Run a node on a data directory that is there already."),
         "status": ("status:status", "Show what every node does, unhealthy lines first."),
-        "logs": ("logs:logs", "Read the one log of node and workers."),
+        "logs": ("logs:logs", "Read the one log of node and workers: who did what for which request, in which release."),
         "doctor": ("doctor:doctor", "Look for everything that is known to go wrong, and say how to mend it."),
         "config": ("settings:config_group", "Show the settings in force."),
     },
@@ -72,6 +72,16 @@ class Root(Group):
                 command: click.Command = getattr(importlib.import_module(f"millstream_server.cli.{module}"), attribute)
                 return command
         return None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, self.list_commands(ctx))
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise click.UsageError(f"there is no command {name}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, section in COMMANDS.items():

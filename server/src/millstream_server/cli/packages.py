@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 @common
 @pass_invocation
 def init(invocation: Invocation, name: str) -> None:
-    """Start a package in the new folder NAME: it builds, tests, deploys and answers as it is.
+    """Start a package that builds, tests, deploys and answers as it is.
 
-    It teaches the three shapes of inference: one row, a list of rows, columns.
+    Writes it into the new folder NAME. It teaches the three shapes of inference: one row, a list of rows, columns.
     """
     from millstream_server.environments.init import create_package
 
@@ -49,10 +49,11 @@ def init(invocation: Invocation, name: str) -> None:
 @common
 @pass_invocation
 def build(invocation: Invocation, folder: Path, out: Path | None) -> int:
-    """Build a package into a wheel that carries its lock and its manifest, and print the wheel's path.
+    """Build a package into a wheel that carries its lock and its manifest.
 
-    Resolves the dependencies into hashes, builds the wheel with the package's own backend, installs both in an environment of
-    their own, imports the package and reads its pipelines from its type hints. Ctrl-C leaves nothing unfinished behind.
+    Prints the path of the wheel. Resolves the dependencies into hashes, builds the wheel with the package's own backend, installs
+    both in an environment of their own, imports the package and reads its pipelines from its type hints. Ctrl-C leaves nothing
+    unfinished behind.
     """
     from millstream_server.cli.printing import LivePhases
     from millstream_server.environments.build import build_package
@@ -91,7 +92,10 @@ def build(invocation: Invocation, folder: Path, out: Path | None) -> int:
 @common
 @pass_invocation
 def publish(invocation: Invocation, wheel: Path) -> None:
-    """Put a built wheel on the release index. A published version never changes; the same wheel again is no error."""
+    """Put a built wheel on the release index.
+
+    A published version never changes; the same wheel again is no error.
+    """
     from millstream_server import app
     from millstream_server.environments.releases import read_manifest
 

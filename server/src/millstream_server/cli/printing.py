@@ -22,8 +22,18 @@ def print_json(value: object) -> None:
     data = msgspec.json.encode(value)
     if sys.stdout.isatty():
         data = msgspec.json.format(data, indent=2)
+    write_bytes(data + b"\n")
+
+
+def write_bytes(data: bytes) -> None:
+    """Write to standard output and flush, so that a reader behind a pipe has it as soon as we do.
+
+    Under PYTHONUNBUFFERED the stream below is the bare file, whose `write` may take a part of what it is given.
+    """
     sys.stdout.flush()
-    sys.stdout.buffer.write(data + b"\n")
+    view = memoryview(data)
+    while view:
+        view = view[sys.stdout.buffer.write(view) :]
     sys.stdout.buffer.flush()
 
 

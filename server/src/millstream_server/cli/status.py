@@ -36,9 +36,10 @@ HEADERS = ("RELEASE", "ENVIRONMENT", "WORKERS", "MODELS", "REQ/S", "P99 MS", "QU
 @common
 @pass_invocation
 def status(invocation: Invocation, watch: bool, as_json: bool) -> int:
-    """Show what every node does, by release: environment, workers, models, requests a second, p99, queue, last error.
+    """Show what every node does, unhealthy lines first.
 
-    What is unhealthy comes first, each with the step that mends it. Exit code 5 where no node works.
+    By release: environments, workers, models, requests a second, p99, queue, last error. What is unhealthy says the step that
+    mends it. Exit code 5 where no node works.
     """
     from millstream_server.cli.printing import print_json
 

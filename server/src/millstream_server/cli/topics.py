@@ -100,6 +100,7 @@ def read(
     With --json each record is an object {topic, partition, offset, append_ms, key, headers, value}; a value that is not JSON
     comes as value_base64, a key that is not text as key_base64, and a record without a value says "tombstone": true.
     """
+    from millstream_server.cli.printing import write_bytes
     from millstream_server.cli.records import as_text, encode_records
     from millstream_server.core.log import TopicPartition
 
@@ -119,7 +120,7 @@ def read(
                 records = reader.poll(READ_AT_ONCE, WAIT_S)
                 wanted = [r for r in records if r.partition in partitions and (follow or r.offset < end_of[r.partition])][:left]
                 left = None if left is None else left - len(wanted)
-                _write(encode_records(wanted) if as_json else as_text(wanted))
+                write_bytes(encode_records(wanted) if as_json else as_text(wanted))
                 if not follow and (not records or _at_end(reader, topic, end_of)):
                     break
         finally:
@@ -150,13 +151,6 @@ def _at_end(reader: Reader, topic: str, end_of: dict[int, int]) -> bool:
     return all(positions.get(partition, end) >= end for partition, end in end_of.items())
 
 
-def _write(data: bytes) -> None:
-    """Write and flush, so that a reader behind a pipe has every record as soon as we have it."""
-    if data:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-
-
 # --- append ---------------------------------------------------------------------------------------------------------------
 
 
@@ -184,10 +178,11 @@ def append(invocation: Invocation, topic: str, raw: bool, coded: bool, key: str 
     that wait already go into one append together, so one process takes thousands a second. The first line that cannot be used ends
     the command; the lines before it are on the log.
     """
+    from millstream_server.cli.printing import write_bytes
     from millstream_server.cli.records import LineFormat, append_stream
 
     if coded and not raw:
         raise click.UsageError("--base64 belongs to --raw; without it a line may hold value_base64")
     line_format = LineFormat(topic, raw=raw, coded=coded, key=None if key is None else key.encode())
     with invocation.ports() as ports:
-        append_stream(ports.log, line_format, source=sys.stdin.fileno(), acknowledge=_write)
+        append_stream(ports.log, line_format, source=sys.stdin.fileno(), acknowledge=write_bytes)

@@ -204,6 +204,16 @@ class Selection:
             return False
         return not self._request or self._is_of_request(line)
 
+    def rules_out(self, data: bytes) -> bool:
+        """Whether the bytes of a line tell without decoding that it is not wanted; true is certain, false is not.
+
+        Following one request through a large log is a search for its id, and decoding every other line would be most of it.
+        """
+        if not self._request.isascii() or not self._request.isprintable() or '"' in self._request or "\\" in self._request:
+            return False  # JSON may spell such an id in several ways
+        named = (self._request, *self._runs) if self._request else ()
+        return bool(named) and not any(name.encode() in data for name in named)
+
     def _is_of_request(self, line: Line) -> bool:
         if self._request in line.request_ids:
             if line.run:

@@ -1,0 +1,1 @@
+"""Tests of the command, its settings and its log lines; the command runs as a process of its own."""
