@@ -13,6 +13,7 @@ import millstream.testing
 import msgspec
 import pytest
 from millstream._declare import pipeline_of
+from millstream._manifest import describe_pipeline
 from millstream._signature import Signature
 
 
@@ -82,6 +83,32 @@ def test_constraints_in_annotations_are_kept() -> None:
     assert _signature(bounded).shape == "list"
     with pytest.raises(ms.testing.Refused, match=r"\$\.share"):
         ms.testing.call(bounded, {"rows": [1], "share": 1.5})
+
+
+class Tree(msgspec.Struct):
+    value: int
+    children: list[Tree] = []
+
+
+def test_recursive_types_are_rows_too() -> None:
+    """A type that contains itself is read, described and checked."""
+
+    @ms.inference
+    def depth(tree: Tree) -> Tree:
+        return tree.children[0]
+
+    assert ms.testing.call(depth, {"tree": {"value": 1, "children": [{"value": 2}]}}) == {"value": 2, "children": []}
+    assert "Tree" in describe_pipeline(pipeline_of(depth)).parameters["$defs"]  # type: ignore[operator]
+
+
+def test_parameters_may_have_any_name() -> None:
+    """Names that mean something to Python or to the decoder are plain parameter names; a pipeline's name may begin with a digit."""
+
+    @ms.inference(name="1-odd_name")
+    def odd(self: int, cls: int, type: int, _private: int, name: int, params: int, encoded: int = 1) -> int:
+        return self + cls + type + _private + name + params + encoded
+
+    assert ms.testing.call(odd, dict.fromkeys(("self", "cls", "type", "_private", "name", "params"), 1)) == 7
 
 
 def test_types_of_the_enclosing_function_and_later_ones_of_the_module_are_found() -> None:

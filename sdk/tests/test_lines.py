@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 from millstream import _context
-from millstream._logs import MAX_LINE_BYTES, MAX_LINES_A_SECOND, Gate, LineWriter, cut
+from millstream._logs import MAX_LINE_BYTES, MAX_LINES_A_SECOND, Gate, LineWriter, cut, level_of
 
 
 class Lines:
@@ -112,6 +112,15 @@ def test_more_lines_than_the_limit_are_counted_not_told() -> None:
     gate.log("info", "next", (), "")
 
     assert told[MAX_LINES_A_SECOND:] == ["500 lines dropped: more than 1000 in a second", "next"]
+
+
+def test_levels_are_the_five_of_the_standard_library() -> None:
+    """Levels of libraries fall on the one below; ms.log refuses a level that is none."""
+    assert [level_of(number) for number in (0, 5, 10, 25, 30, 45, 50, 99)] == [
+        *("debug", "debug", "debug", "info", "warning", "error", "critical", "critical")
+    ]
+    with pytest.raises(ValueError, match="level 'loud' is none of debug, info"):
+        _context.log("x", "loud")
 
 
 def test_the_count_of_dropped_lines_does_not_wait_for_another_line() -> None:

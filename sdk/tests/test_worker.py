@@ -389,9 +389,23 @@ def test_the_end_of_the_socket_ends_the_worker_at_once(worker: NodeEnd) -> None:
 
 def test_threads_and_exit_handlers_do_not_keep_a_drained_worker(start_worker: Start) -> None:
     """A thread of pipeline code that never ends delays the end by a few seconds, not for ever."""
-    worker = start_worker("import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()").ready()
+    code = """
+        import atexit, threading, time
+        threading.Thread(target=time.sleep, args=(600,)).start()
+    """
+    worker = start_worker(code).ready()
 
     assert worker.drain() == wire.Bye("drained")
+
+
+def test_nothing_follows_bye(start_worker: Start) -> None:
+    """What exit handlers print is plain output; BYE is the last frame."""
+    worker = start_worker("import atexit\natexit.register(print, 'at exit')").ready()
+
+    worker.drain()
+
+    assert worker.read() is None
+    assert "at exit" in worker.output.read_text()
 
 
 def test_a_frame_of_an_unknown_kind_ends_the_worker(worker: NodeEnd) -> None:

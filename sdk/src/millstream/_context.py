@@ -53,6 +53,8 @@ class LoggingSink:
         raise CallError("no_node", f"there is no node here to ask for {method} {params}")
 
 
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
 _sink: Sink = LoggingSink()
 _alone: tuple[str, ...] = ()
 _requests: ContextVar[tuple[str, ...]] = ContextVar("millstream_requests", default=())
@@ -98,5 +100,10 @@ def log(message: object, level: str = "info") -> None:
     Args:
         message: anything with a `str`; it may have several lines, and a very long one is cut.
         level: debug, info, warning, error or critical.
+
+    Raises:
+        ValueError: the level is none of these.
     """
+    if level not in LEVELS:
+        raise ValueError(f"level {level!r} is none of {', '.join(LEVELS)}")
     _sink.log(level, str(message), current_requests(), "")

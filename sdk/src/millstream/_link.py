@@ -25,7 +25,7 @@ _READ_BYTES = 1 << 18
 
 
 class Link:
-    """One socket to the node. In a forked child of pipeline code it is closed, and log lines go to standard error.
+    """One socket to the node. After BYE, and in a forked child of pipeline code, log lines go to standard error instead.
 
     Args:
         fd: the inherited descriptor; it is not passed on to processes that pipeline code starts.
@@ -37,21 +37,23 @@ class Link:
         self._socket.set_inheritable(False)
         # Re-entrant: a garbage collection between two lines of `send` may run a finaliser that prints.
         self._lock = threading.RLock()
-        self._is_ours = True
+        self._is_open = True
         os.register_at_fork(after_in_child=self._leave)
 
     def send(self, message: FromWorker) -> None:
         """Write one message; any thread. Ends the process where the node is gone."""
-        if not self._is_ours:
-            if isinstance(message, Log):
-                os.write(2, f"{message.level} {message.logger}: {message.message}\n".encode())
-            return
         data = frame(encode(message))
         with self._lock:
-            try:
-                self._socket.sendall(data)
-            except OSError:
-                os._exit(EXIT_NODE_GONE)
+            if self._is_open:
+                self._send_all(data)
+            elif isinstance(message, Log):
+                os.write(2, f"{message.level} {message.logger}: {message.message}\n".encode())
+
+    def send_last(self, message: FromWorker) -> None:
+        """Write the last message; what threads and exit handlers of pipeline code say after it is no frame any more."""
+        with self._lock:
+            self.send(message)
+            self._is_open = False
 
     def read_forever(self, take: Callable[[FromNode], None]) -> None:
         """Hand every message to `take`, on the calling thread, until the node's end closes; then end the process."""
@@ -74,5 +76,11 @@ class Link:
     def _leave(self) -> None:
         """In a forked child: the socket is the parent's alone, and its lock may be held by a thread that is not here."""
         self._lock = threading.RLock()
-        self._is_ours = False
+        self._is_open = False
         self._socket.close()
+
+    def _send_all(self, data: bytes) -> None:
+        try:
+            self._socket.sendall(data)
+        except OSError:
+            os._exit(EXIT_NODE_GONE)

@@ -35,6 +35,11 @@ def cut(message: str) -> str:
     return f"{kept}... [{len(encoded) - len(kept.encode())} more bytes]"
 
 
+def level_of(number: int) -> str:
+    """The name of a level of the standard `logging`, also of levels that a library invented between the five."""
+    return _context.LEVELS[min(max(number // 10, 1), 5) - 1]
+
+
 class Gate:
     """Lets through up to `MAX_LINES_A_SECOND` lines in each second and counts the others. Any thread.
 
@@ -193,7 +198,7 @@ def capture(gate: Gate) -> Captured:
             except Exception:  # as the standard handlers do: a bad format string must not end the call
                 self.handleError(record)
                 return
-            _context.sink().log(record.levelname.lower(), message, _context.current_requests(), record.name)
+            _context.sink().log(level_of(record.levelno), message, _context.current_requests(), record.name)
 
     writers = [LineWriter("info", "stdout", sys.stdout), LineWriter("warning", "stderr", sys.stderr)]
     sys.stdout, sys.stderr = writers

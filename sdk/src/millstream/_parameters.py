@@ -34,6 +34,7 @@ class Parameters:
     def __init__(self, name: str, signature: Signature) -> None:
         self.rows_name = signature.rows.name if signature.rows is not None else ""
         self._dtype = signature.dtype
+        self._was_flat = False
         others = [p for p in signature.parameters if p.name != self.rows_name]
         rows = signature.rows
         if rows is None:
@@ -126,13 +127,18 @@ class Parameters:
         return Fault("invalid", WireError("bad_parameters", f"The numbers do not fit the array: {error}", path=path))
 
     def _either(self, decode_2d: Callable[[bytes], Any], decode_1d: Callable[[bytes], Any], params: bytes) -> Any:
-        """Decode rows as lists of numbers, or as plain numbers where they do not begin with a list."""
+        """Decode rows as lists of numbers, or as plain numbers where they do not begin with a list.
+
+        What the last caller sent is tried first, because callers of one pipeline send alike; the outcome does not depend on it.
+        """
+        was_flat = self._was_flat
         try:
-            return _guarded(decode_2d, params)
+            return _guarded(decode_1d if was_flat else decode_2d, params)
         except Fault as fault:
-            if not self._looks_flat(params):
+            if self._looks_flat(params) == was_flat:
                 raise fault from None
-        return _guarded(decode_1d, params)
+        self._was_flat = not was_flat
+        return _guarded(decode_2d if was_flat else decode_1d, params)
 
     def _looks_flat(self, params: bytes) -> bool:
         try:

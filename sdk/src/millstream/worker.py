@@ -250,7 +250,7 @@ class Worker:
 
     def _leave(self, reason: str) -> None:
         """Say BYE; then the interpreter ends in order, but not for longer than `LEAVE_AFTER_S`."""
-        self._link.send(Bye(reason))
+        self._link.send_last(Bye(reason))
         ending = threading.Timer(LEAVE_AFTER_S, os._exit, (EXIT_OK,))
         ending.daemon = True
         ending.start()
