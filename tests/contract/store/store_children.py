@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Barrier, Event
+from multiprocessing.synchronize import Barrier, Event, Semaphore
 
 from millstream_server.adapters.sql import SqlStore
 from millstream_server.core.log import Outgoing
@@ -57,8 +57,30 @@ def publish(url: str, name: str, count: int, first_offset: int, start: Barrier) 
     store.close()
 
 
-def train_without_end(url: str, life: int, started: Event, inside: Event) -> None:
-    """Submit, claim and end runs until killed, staying a while inside the transactions that end them, and telling so."""
+def join_in_step(url: str, first_offset: int, rounds: int, start: Barrier) -> None:
+    """Join one run a round, at the moment at which another process ends it."""
+    store = SqlStore.open(url, create=False)
+    for number in range(rounds):
+        start.wait(30)
+        assert submit(store, f"r{number}-{first_offset}", first_offset + number, key=f"k{number}").run == f"r{number}"
+    store.close()
+
+
+def submit_in_step(url: str, name: str, rounds: int, start: Barrier, told: Connection) -> None:
+    """Submit a run of its own under the key that everybody uses this round, and tell which run it got."""
+    store = SqlStore.open(url, create=False)
+    offset = int(name) * 1_000
+    for number in range(rounds):
+        start.wait(30)
+        told.send(submit(store, f"r{number}-{name}", offset + number, key=f"k{number}").run)
+    store.close()
+
+
+def train_without_end(url: str, life: int, ended: Semaphore, inside: Event) -> None:
+    """Submit, claim and end runs until killed, staying a while inside the transactions that end them.
+
+    `inside` is set from then until the transaction has ended, `ended` is released once for each that has.
+    """
     store = SqlStore.open(url, create=False)
     chance = random.Random(life)
 
@@ -73,6 +95,6 @@ def train_without_end(url: str, life: int, started: Event, inside: Event) -> Non
         run = claim(store, "n1")
         assert run is not None
         state = store.model("acme", "anomaly") or ModelState("acme", "anomaly")
-        started.set()
         assert store.end_attempt(run.run, run.attempt, RunEnd("succeeded", model=trained(state, run)), slow_answers, 3_000)
         inside.clear()
+        ended.release()

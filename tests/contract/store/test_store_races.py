@@ -11,8 +11,8 @@ from multiprocessing.context import ForkServerProcess
 import store_children
 from millstream_server.core.log import MODELS, RELEASES, Outgoing
 from millstream_server.core.run import Run, RunRequest
-from millstream_server.core.store import OutboxRow, Store
-from store_cases import ANSWERS, LEASE_S, running, submit
+from millstream_server.core.store import OutboxRow, RunEnd, Store
+from store_cases import ANSWERS, LEASE_S, answered, answers, running, submit
 from store_children import processes
 
 ROUNDS = 20
@@ -75,6 +75,40 @@ def test_of_two_processes_that_claim_a_lapsed_run_one_gets_it(make_store: MakeSt
             assert sorted(got, key=lambda run: run is None) == [(f"r{number}", 2), None]
 
 
+def test_processes_that_submit_one_key_share_one_run(make_store: MakeStore, store_url: str) -> None:
+    """However close two records with one key come, one makes the run, the other joins it, and both are owed an answer."""
+    store = make_store()
+    barrier = processes.Barrier(2)
+    pipes = [processes.Pipe(duplex=False) for _ in range(2)]
+    doors = [
+        processes.Process(target=store_children.submit_in_step, args=(store_url, str(number), ROUNDS, barrier, told))
+        for number, (_, told) in enumerate(pipes)
+    ]
+
+    with started(*doors):
+        for number in range(ROUNDS):
+            (run,) = {heard.recv() for heard, _ in pipes}
+            assert [request.offset for request in store.run_requests(run)] == [number, 1_000 + number]
+
+    assert store.count_runs()["QUEUED"] == ROUNDS
+
+
+def test_joining_a_run_while_it_ends_is_answered_once(make_store: MakeStore, store_url: str) -> None:
+    """Whether a record comes just before or just after the end of its run, it has one answer."""
+    store = make_store()
+    barrier = processes.Barrier(3)
+    doors = [processes.Process(target=store_children.join_in_step, args=(store_url, offset, ROUNDS, barrier)) for offset in (1_000, 2_000)]
+
+    with started(*doors):
+        for number in range(ROUNDS):
+            running(store, f"r{number}", number, key=f"k{number}")
+            barrier.wait(30)
+            assert store.end_attempt(f"r{number}", 1, RunEnd("failed"), answers, 3_000) == "FAILED"
+
+    expected = [(f"req-{first + number}", f"r{number} FAILED") for number in range(ROUNDS) for first in (0, 1_000, 2_000)]
+    assert sorted(answered(store)) == sorted(expected)
+
+
 def test_of_two_processes_that_save_a_revision_one_wins(make_store: MakeStore, store_url: str) -> None:
     """Two nodes never both believe that they wrote a package's next revision."""
     make_store()
@@ -117,27 +151,29 @@ def test_a_killed_process_leaves_whole_transactions_only(make_store: MakeStore, 
     """Killed at any moment: a run has ended where its version, its model's revision and its answers exist, and nowhere else."""
     chance = random.Random(20_261_121)
     store = make_store()
-    in_transaction = 0
+    seen_to_end = killed_inside = 0
 
     for life in range(LIVES):
-        up, inside = processes.Event(), processes.Event()
-        node = processes.Process(target=store_children.train_without_end, args=(store_url, life, up, inside))
+        ended, inside = processes.Semaphore(0), processes.Event()
+        node = processes.Process(target=store_children.train_without_end, args=(store_url, life, ended, inside))
         node.start()
-        assert up.wait(30)
+        for _ in range(chance.randrange(3)):
+            assert ended.acquire(timeout=30)
+            seen_to_end += 1
         if life % 2:  # half of the kills fall into the transaction that ends a run, or soon after it, however slow the machine is
             assert inside.wait(30)
-        time.sleep(chance.random() * (0.01 if life % 2 else 0.08))
+        time.sleep(chance.random() * 0.01)
         node.kill()
         node.join()
         node.close()
-        in_transaction += inside.is_set()
+        killed_inside += inside.is_set()
         _check(store)
         store.release_leases("n1", 2_000)
         for run in store.runs(state="RUNNING"):
             assert store.cancel_run(run.run, _no_answer, 2_000) == "RUNNING"  # so that the next life begins with its own run
 
-    assert store.count_runs()["SUCCEEDED"] >= 5
-    assert in_transaction >= 5
+    assert store.count_runs()["SUCCEEDED"] >= seen_to_end > 10
+    assert killed_inside >= 5
 
 
 def _check(store: Store) -> None:
