@@ -34,13 +34,14 @@ def bare(a: int, b: int = 1) -> int:
 
 
 @ms.inference(model="forest", rows_independent=True, timeout_s=2)
-def detect(model: Forest, rows: list[float], request: ms.Request | None = None) -> list[bool]:
+def detect(model: Forest, rows: list[float], share: float = 0.5) -> list[bool]:
     return [row > model.trees for row in rows]
 
 
 @ms.retryable(ConnectionError, TimeoutError)
 @ms.inference(name="other")
-def asks(key: str) -> str:
+def asks(key: str, request: ms.Request | None = None) -> str:
+    assert request is None or assert_type(request.attempt, int)
     return key
 
 
