@@ -19,7 +19,11 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
+from hypothesis import settings
 from millstream import wire
+
+settings.register_profile("millstream", deadline=None)  # other work on the machine must not fail a test
+settings.load_profile("millstream")
 
 collect_ignore = [
     file

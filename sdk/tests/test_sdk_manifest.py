@@ -236,6 +236,17 @@ def test_an_installed_package_s_manifest_is_found_by_any_spelling_of_its_name(tm
         installed_manifest("other")
 
 
+def test_a_worker_is_started_by_the_name_of_its_package(package: Path) -> None:
+    """--package reads the manifest that the installed distribution carries in its dist-info."""
+    folder = package / "pipes-1.0.dist-info" / "millstream"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_bytes(msgspec.json.encode(_made(package)))
+
+    done = _run("millstream.worker", "--probe", "--package", "Pipes", "--path", str(package))
+
+    assert msgspec.json.decode(done.stdout)["ok"] is True
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

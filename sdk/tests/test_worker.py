@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -448,6 +451,28 @@ def test_a_module_that_is_missing_is_an_import_failure(start_worker: Start) -> N
 
     assert error is not None
     assert "module not_there cannot be imported" in error.message
+
+
+def test_the_death_of_the_parent_ends_the_worker(tmp_path: Path) -> None:
+    """Also where the socket stays open in another process: the kernel ends the worker with the node that started it."""
+    (tmp_path / "pipelines.py").write_text("")
+    (tmp_path / "manifest.json").write_text('{"package":"demo","version":"1.0.0","build_id":"b","modules":["pipelines"]}')
+    ours, theirs = socket.socketpair()
+    fd = theirs.fileno()
+    command = [sys.executable, "-I", "-m", "millstream.worker", "--fd", str(fd), "--path", str(tmp_path)]
+    command += ["--manifest", str(tmp_path / "manifest.json")]
+    parent = subprocess.Popen([sys.executable, "-c", f"import subprocess; subprocess.run({command}, pass_fds=[{fd}])"], pass_fds=[fd])
+    theirs.close()
+    ours.settimeout(WAIT_S)
+    splitter = wire.Splitter()
+    while not any(isinstance(wire.decode_from_worker(body), wire.Ready) for body in splitter.feed(ours.recv(65536))):
+        pass
+
+    parent.kill()
+    parent.wait(WAIT_S)
+
+    assert ours.recv(65536) == b""
+    ours.close()
 
 
 def test_the_worker_is_the_first_to_die_when_memory_runs_out(worker: NodeEnd) -> None:
