@@ -1,175 +1,158 @@
-"""The file: connections, schema, and SQLite's errors told as ours.
+"""One connection to the log's file: how it is set up, its transactions, its checkpoints, and what its errors mean.
 
-apsw instead of the standard library's sqlite3, because it brings its own SQLite: versions before 3.51.3 can corrupt a file in
-WAL mode that two connections write and checkpoint at once (sqlite.org/wal.html#walresetbug), which is what happens here.
+SQLite's own automatic checkpoint is off: it would run inside the commit, before readers are told. `checkpoint` runs it after.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
-import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
 
 import apsw
 
-from millstream_server.core.errors import LogUnavailable, Unavailable
+from millstream_server.core.errors import LogUnavailable
 
-SCHEMA_VERSION = 1
-OLDEST_SQLITE = (3, 51, 3)
-BUSY_MS = 15_000
-"""How long a writer waits for another one before it gives up."""
+CHECKPOINT_PAGES = 1000
+"""Pages of the write-ahead log (8 KiB each) at which it is copied into the file."""
 
-_SCHEMA = """
-CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE topic(name TEXT PRIMARY KEY, partitions INTEGER NOT NULL, retention_ms INTEGER NOT NULL, compacted INTEGER NOT NULL)
-    WITHOUT ROWID;
-CREATE TABLE part(tp INTEGER PRIMARY KEY, topic TEXT NOT NULL, p INTEGER NOT NULL, next_offset INTEGER NOT NULL,
-    start_offset INTEGER NOT NULL, UNIQUE(topic, p));
-CREATE TABLE segment(tp INTEGER NOT NULL, base INTEGER NOT NULL, last INTEGER NOT NULL, append_ms INTEGER NOT NULL,
-    data BLOB NOT NULL, PRIMARY KEY(tp, base)) WITHOUT ROWID;
-CREATE TABLE position(grp TEXT NOT NULL, tp INTEGER NOT NULL, offset INTEGER NOT NULL, finished TEXT NOT NULL,
-    PRIMARY KEY(grp, tp)) WITHOUT ROWID;
-CREATE TABLE holder(grp TEXT PRIMARY KEY, owner TEXT NOT NULL, epoch INTEGER NOT NULL) WITHOUT ROWID;
-"""
+_TRUNCATE_PAGES = 16_000
+"""Pages at which the copying waits for readers and writers: without a pause of theirs the file would grow without end."""
+
+_DROPPED = (apsw.IOError, apsw.CantOpenError, apsw.CorruptError, apsw.NotADBError, apsw.NoMemError)
+"""After these the connection's own view of the file is in doubt; the next use opens a new one."""
 
 
 class Database:
-    """One SQLite file; every thread has a connection of its own."""
+    """A connection used by one thread at a time; opens itself anew after an error that left it in doubt."""
 
-    def __init__(self, path: Path, *, synchronous: str) -> None:
+    def __init__(self, path: Path, *, synchronous: str, busy_timeout_s: float, create: bool = False) -> None:
         self.path = path
+        self._create = create
         self._synchronous = synchronous
-        self._local = threading.local()
-        self._lock = threading.Lock()
-        self._all: list[apsw.Connection] = []
+        self._busy_timeout_s = busy_timeout_s
+        self._con: apsw.Connection | None = None
+        self._wal_pages = 0
+        self._checkpoint_at = CHECKPOINT_PAGES
 
-    def connection(self) -> apsw.Connection:
-        """This thread's connection."""
-        found: apsw.Connection | None = getattr(self._local, "connection", None)
-        if found is None:
-            found = self._connect()
-            self._local.connection = found
-            with self._lock:
-                self._all.append(found)
-        return found
-
-    def _connect(self) -> apsw.Connection:
-        connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
-        connection.set_busy_timeout(BUSY_MS)
-        connection.execute(f"PRAGMA synchronous={self._synchronous}")
-        connection.execute("PRAGMA cache_size=-16000")
-        connection.wal_autocheckpoint(2000)
-        return connection
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[apsw.Connection]:
-        """A write transaction; what fails leaves nothing, and is told as `LogUnavailable`."""
-        with told(self.path):
-            connection = self.connection()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+    def open(self) -> apsw.Connection:
+        """Return the connection; raises apsw.Error, so call it inside `told` or `transaction`."""
+        if self._con is None:
+            flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if self._create else 0)
+            con = apsw.Connection(str(self.path), flags=flags, statementcachesize=200)
+            busy_ms = int(self._busy_timeout_s * 1000)
+            con.set_busy_timeout(busy_ms)
+            con.setlk_timeout(busy_ms, 0)  # waits for the writer in steps of 1 ms; the busy timeout's own steps reach 100 ms
+            con.execute(f"PRAGMA synchronous = {self._synchronous}; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -1024")
+            con.execute("PRAGMA journal_size_limit = 67108864").fetchall()
+            con.set_wal_hook(self._note_wal)
+            self._con = con
+        return self._con
 
     def close(self) -> None:
-        with self._lock:
-            for connection in self._all:
-                connection.close(True)
-            self._all.clear()
-        self._local = threading.local()
+        if self._con is not None:
+            con, self._con = self._con, None
+            con.close(True)
 
+    @contextmanager
+    def told(self, doing: str) -> Iterator[apsw.Connection]:
+        """Run reads; SQLite's errors become LogUnavailable."""
+        try:
+            yield self.open()
+        except apsw.Error as error:
+            raise self._translated(error, doing) from error
 
-Row = tuple[Any, ...]
-"""A row as SQLite gives it: what stands in a column is known by the schema, not by the type checker."""
+    @contextmanager
+    def transaction(self, doing: str) -> Iterator[apsw.Connection]:
+        """Run writes as one transaction; whatever is raised inside leaves nothing written."""
+        committing = False
+        try:
+            con = self.open()
+            con.execute("BEGIN IMMEDIATE")
+            yield con
+            committing = True
+            con.execute("COMMIT")
+        except apsw.Error as error:
+            self._roll_back()
+            raise self._translated(error, doing, committing=committing) from error
+        except BaseException:
+            self._roll_back()
+            raise
 
+    def data_version(self) -> int:
+        """A number that changes when another connection has committed; about 4 us."""
+        with self.told("looking for news"):
+            return int(self.open().execute("PRAGMA data_version").get)
 
-def rows(connection: apsw.Connection, statement: str, parameters: Sequence[object] = ()) -> list[Row]:
-    """All rows of a statement."""
-    return cast("list[Row]", connection.execute(statement, tuple(parameters)).fetchall())
+    def checkpoint(self) -> None:
+        """Copy the write-ahead log into the file when it has grown; what was committed is durable either way."""
+        if self._wal_pages < CHECKPOINT_PAGES:
+            self._checkpoint_at = CHECKPOINT_PAGES
+        if self._wal_pages < self._checkpoint_at or self._con is None:
+            return
+        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if self._wal_pages >= _TRUNCATE_PAGES else apsw.SQLITE_CHECKPOINT_PASSIVE
+        try:
+            self._con.wal_checkpoint(mode=mode)
+        except apsw.Error:
+            # Another process is copying, or the disk is full: a later commit tries again, and until then the log reads as before.
+            pass
+        self._checkpoint_at = self._wal_pages + CHECKPOINT_PAGES
 
+    def _note_wal(self, _con: apsw.Connection, _name: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
 
-def row(connection: apsw.Connection, statement: str, parameters: Sequence[object] = ()) -> Row | None:
-    """The one row of a statement, or None."""
-    found = rows(connection, statement, parameters)
-    return found[0] if found else None
+    def _roll_back(self) -> None:
+        if self._con is None or not self._con.in_transaction:
+            return
+        try:
+            self._con.execute("ROLLBACK")
+        except apsw.Error:
+            self._forget()  # closing the connection rolls back as well
 
+    def _forget(self) -> None:
+        con, self._con = self._con, None
+        if con is not None:
+            con.close(True)
 
-@contextlib.contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Tell SQLite's errors as ours."""
-    try:
-        yield
-    except (apsw.FullError, apsw.IOError, apsw.CantOpenError) as error:
-        full = isinstance(error, apsw.FullError) or _no_space(path)
+    def _translated(self, error: apsw.Error, doing: str, *, committing: bool = False) -> LogUnavailable:
+        place = str(self.path)
+        if isinstance(error, (apsw.BusyError, apsw.LockedError)):
+            return LogUnavailable(f"{doing}: another process kept the log locked for {self._busy_timeout_s:g} s", where=place)
+        full = self._is_full(error)
+        if isinstance(error, _DROPPED):
+            self._forget()
         if full:
-            raise LogUnavailable(f"the disk under {path} is full", code="no_space", where=str(path)) from error
-        raise LogUnavailable(f"the log cannot be written or read: {error}", where=str(path)) from error
-    except (apsw.BusyError, apsw.LockedError) as error:
-        raise LogUnavailable(f"the log was locked by another process for more than {BUSY_MS // 1000} s", where=str(path)) from error
-    except (apsw.ReadOnlyError, apsw.PermissionsError, apsw.AuthError) as error:
-        raise LogUnavailable(f"the log cannot be written: {error}", where=str(path)) from error
-    except (apsw.CorruptError, apsw.NotADBError) as error:
-        raise LogUnavailable(
-            f"the log is damaged: {error}", where=str(path), mend="restore it from a backup; see: millstream doctor"
-        ) from error
+            return LogUnavailable(f"{doing}: no space left on the disk; nothing was written", code="no_space", where=place)
+        # A failed sync at the end may have left a complete transaction in the file, which only a crash would bring to light.
+        return LogUnavailable(f"{doing}: {error}", where=place, indeterminate=committing and isinstance(error, apsw.IOError))
+
+    def _is_full(self, error: apsw.Error) -> bool:
+        if isinstance(error, apsw.FullError):
+            return True
+        if not isinstance(error, (apsw.IOError, apsw.CantOpenError)):
+            return False
+        if self._con is not None and self._con.system_errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        try:
+            return os.statvfs(self.path.parent).f_bavail == 0
+        except OSError:
+            return False  # the folder itself is gone, which the error's own text tells
 
 
-def _no_space(path: Path) -> bool:
-    try:
-        found = os.statvfs(path.parent)
-    except OSError:
-        return False  # then the error itself is told
-    return found.f_bavail * found.f_frsize < 1 << 20
+class Guarded:
+    """A database that several threads may use, one at a time."""
 
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
 
-def open_database(path: Path, *, create: bool, synchronous: str) -> Database:
-    """Open the file, making it where `create` says so.
+    def __enter__(self) -> Database:
+        self._lock.acquire()
+        return self._database
 
-    Raises:
-        Unavailable: data_dir_unusable (missing, or this SQLite is too old), data_dir_too_new.
-        LogUnavailable: it cannot be read or written.
-    """
-    library = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
-    if library < OLDEST_SQLITE:
-        raise Unavailable(
-            "data_dir_unusable",
-            f"SQLite {apsw.sqlite_lib_version()} can corrupt a log, 3.51.3 or later is needed",
-            mend="pip install -U apsw",
-        )
-    if not path.exists() and not create:
-        raise Unavailable("data_dir_unusable", f"there is no log at {path}", where=str(path), mend="millstream up")
-    database = Database(path, synchronous=synchronous)
-    with told(path):
-        _prepare(database, path)
-    return database
-
-
-def _prepare(database: Database, path: Path) -> None:
-    connection = database.connection()
-    version = _user_version(connection)
-    if version > SCHEMA_VERSION:
-        raise Unavailable(
-            "data_dir_too_new", f"{path} has log schema {version}, this version reads up to {SCHEMA_VERSION}", where=str(path)
-        )
-    if version == SCHEMA_VERSION:
-        return
-    connection.execute("PRAGMA page_size=8192")
-    connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
-    connection.execute("PRAGMA journal_mode=WAL")
-    with database.writing():
-        if _user_version(connection) == 0:  # another process may have made it meanwhile
-            connection.execute(_SCHEMA)
-            connection.execute("INSERT INTO meta VALUES('log_id', ?)", (secrets.token_hex(16),))
-            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-
-
-def _user_version(connection: apsw.Connection) -> int:
-    return int(cast("int", connection.pragma("user_version")))
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()

@@ -1,48 +1,67 @@
-"""`SqliteLog`: the log of one data directory."""
+"""The log of a data directory: opens the file, and hands out its roles."""
 
 from __future__ import annotations
 
+import logging
 import os
-import time
-from collections.abc import Mapping, Sequence
+import socket
+import threading
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, Self
 
 import apsw
 
 from millstream_server.adapters.sqlite_log.bells import Bells
-from millstream_server.adapters.sqlite_log.cursors import Cursor, Cursors, SqliteConsumer
-from millstream_server.adapters.sqlite_log.database import Database, open_database, row, rows, told
-from millstream_server.adapters.sqlite_log.segments import pack, size_of
+from millstream_server.adapters.sqlite_log.catalog import Catalog, Topic, partitions_of
+from millstream_server.adapters.sqlite_log.committer import SqliteCommitter
+from millstream_server.adapters.sqlite_log.consumer import Holding, SqliteConsumer
+from millstream_server.adapters.sqlite_log.database import Database, Guarded
+from millstream_server.adapters.sqlite_log.feed import Feed
+from millstream_server.adapters.sqlite_log.reader import SqliteReader
+from millstream_server.adapters.sqlite_log.schema import prepare
+from millstream_server.adapters.sqlite_log.segments import Batch
 from millstream_server.adapters.sqlite_log.upkeep import maintain
-from millstream_server.core.errors import Fenced, Invalid, RecordTooLarge, UnknownTopic
+from millstream_server.adapters.sqlite_log.writing import as_json, insert
+from millstream_server.core.errors import LogUnavailable, Unavailable
 from millstream_server.core.log import (
     Appended,
     AssignmentListener,
     CommitPosition,
     Outgoing,
-    Snapshot,
     TopicInfo,
     TopicPartition,
     TopicSpec,
     Watermark,
 )
-from millstream_server.core.partitioner import partition_of
 
-MIB = 1 << 20
+_log = logging.getLogger(__name__)
+
+_OLDEST_SQLITE = (3, 51, 3)
+"""Older ones may corrupt a file that two connections write and checkpoint at once (sqlite.org/wal.html#walresetbug)."""
+
+_DAY_MS = 86_400_000
 
 
 class SqliteLog:
-    """`core.log.Log` over one SQLite file; methods may be called from any thread."""
+    """`core.log.Log` in one SQLite file. Methods may be called from any thread; each role it hands out belongs to one."""
 
-    def __init__(self, database: Database, bells: Bells, *, max_record_bytes: int, protected_groups: tuple[str, ...]) -> None:
-        self._database = database
-        self._bells = bells
+    def __init__(
+        self, path: Path, log_id: str, *, max_record_bytes: int, synchronous: str, busy_timeout_s: float,
+        protected_groups: Collection[str], tombstone_ms: int,
+    ) -> None:  # fmt: skip
+        self.log_id = log_id
+        self._path = path
         self._max_record_bytes = max_record_bytes
-        self._protected_groups = protected_groups
-        self._topics: dict[str, TopicInfo] = {}
-        self._turn = int.from_bytes(os.urandom(2), "big")
-        with told(database.path):
-            (self.log_id,) = rows(database.connection(), "SELECT value FROM meta WHERE key='log_id'")[0]
+        self._synchronous = synchronous
+        self._busy_timeout_s = busy_timeout_s
+        self._protected_groups = tuple(protected_groups)
+        self._tombstone_ms = tombstone_ms
+        self._writes = Guarded(self._database())
+        self._reads = Guarded(self._database())
+        self._maintaining = threading.Lock()
+        self._catalog = Catalog(self._reads)
+        self._bells = Bells(path.parent / "bells")
 
     @classmethod
     def open(
@@ -50,252 +69,150 @@ class SqliteLog:
         path: Path,
         *,
         create: bool,
-        max_record_bytes: int = 8 * MIB,
-        synchronous: str = "FULL",
-        protected_groups: tuple[str, ...] = (),
-    ) -> SqliteLog:
-        """Open a log, making its file where `create` says so.
+        max_record_bytes: int = 8 << 20,
+        synchronous: Literal["FULL", "NORMAL"] = "FULL",
+        busy_timeout_s: float = 5.0,
+        protected_groups: Collection[str] = ("millstream",),
+        tombstone_ms: int = _DAY_MS,
+    ) -> Self:
+        """Open the log in a file; its bells hang in the folder `bells` beside it.
 
         Args:
-            path: the file; `bells/` beside it holds the sockets of readers.
-            create: make it when it is missing.
+            path: `<data_dir>/log.sqlite`.
+            create: make the log, or bring an older version's up to date; without it neither is done.
             max_record_bytes: largest record, key and headers included.
-            synchronous: FULL survives a power cut; NORMAL only the death of processes.
-            protected_groups: retention keeps what these have not finished.
+            synchronous: FULL survives a power cut, NORMAL only the death of processes.
+            busy_timeout_s: how long a write waits for other writers before it is refused.
+            protected_groups: retention keeps what these have not committed.
+            tombstone_ms: how long compaction keeps tombstones, for followers that were away.
 
         Raises:
             Unavailable: data_dir_unusable, data_dir_too_new.
-            LogUnavailable: it cannot be read or written.
+            LogUnavailable: no_space, log_unavailable.
         """
-        database = open_database(path, create=create, synchronous=synchronous)
-        return cls(database, Bells(path.parent / "bells"), max_record_bytes=max_record_bytes, protected_groups=protected_groups)
+        _check_sqlite()
+        database = Database(path, synchronous=synchronous, busy_timeout_s=busy_timeout_s, create=create)
+        try:
+            with database.told("opening the log") as con:
+                log_id = prepare(con, path, create=create)
+        except LogUnavailable as error:
+            if isinstance(error.__cause__, (apsw.CantOpenError, apsw.NotADBError, apsw.ReadOnlyError)) and error.code != "no_space":
+                raise Unavailable("data_dir_unusable", f"the log cannot be opened: {error.__cause__}", where=str(path)) from error
+            raise
+        finally:
+            database.close()
+        _log.debug("log %s opened with SQLite %s, synchronous %s", log_id, apsw.sqlite_lib_version(), synchronous)
+        return cls(
+            path, log_id, max_record_bytes=max_record_bytes, synchronous=synchronous, busy_timeout_s=busy_timeout_s,
+            protected_groups=protected_groups, tombstone_ms=tombstone_ms,
+        )  # fmt: skip
 
-    # --- topics -------------------------------------------------------------------------------------------------------
+    # --- topics ---------------------------------------------------------------------------------------------------------
 
     def create_topics(self, specs: Sequence[TopicSpec]) -> None:
-        with told(self._database.path):
-            if all(self._known(spec.name) == _info(spec) for spec in specs):
-                return  # nothing to do: no write lock, so that a node starts while others write
-        with self._database.writing() as connection:
-            for spec in specs:
-                self._create(connection, spec)
-        self._topics.clear()
-
-    def _create(self, connection: apsw.Connection, spec: TopicSpec) -> None:
-        found = row(connection, "SELECT partitions FROM topic WHERE name=?", (spec.name,))
-        if found is not None and found[0] != spec.partitions:
-            raise Invalid("unknown_topic", f"topic {spec.name} has {found[0]} partitions, {spec.partitions} are needed")
-        connection.execute(
-            "INSERT INTO topic VALUES(?,?,?,?) ON CONFLICT(name) DO UPDATE SET retention_ms=excluded.retention_ms, compacted=excluded.compacted",
-            (spec.name, spec.partitions, spec.retention_ms, int(spec.compacted)),
-        )
-        for number in range(spec.partitions):
-            connection.execute("INSERT OR IGNORE INTO part(topic, p, next_offset, start_offset) VALUES(?,?,0,0)", (spec.name, number))
+        """Make what is missing; the retention of an existing topic becomes the one asked for."""
+        self._catalog.create(specs)
 
     def topics(self) -> list[TopicInfo]:
-        with told(self._database.path):
-            found = rows(self._database.connection(), "SELECT name, partitions, retention_ms, compacted FROM topic ORDER BY name")
-            return [TopicInfo(name, partitions, retention_ms, bool(compacted)) for name, partitions, retention_ms, compacted in found]
-
-    def _known(self, name: str) -> TopicInfo | None:
-        found = self._topics.get(name)
-        if found is None:
-            self._topics = {info.name: info for info in self.topics()}
-            found = self._topics.get(name)
-        return found
-
-    def _topic(self, name: str) -> TopicInfo:
-        found = self._known(name)
-        if found is None:
-            raise UnknownTopic(name)
-        return found
-
-    # --- writing ------------------------------------------------------------------------------------------------------
-
-    def append(self, records: Sequence[Outgoing]) -> list[Appended]:
-        placed = self.place(records)
-        with self._database.writing() as connection:
-            bases = self.write(connection, placed)
-        self._bells.ring()
-        taken = dict.fromkeys(bases, 0)
-        appended = []
-        for topic, partition in placed.order:
-            where = (topic, partition)
-            appended.append(Appended(topic, partition, bases[where] + taken[where]))
-            taken[where] += 1
-        return appended
-
-    def place(self, records: Sequence[Outgoing]) -> Placed:
-        """Check records and find the partition of each.
-
-        Raises:
-            RecordTooLarge, UnknownTopic.
-        """
-        placed = Placed()
-        with told(self._database.path):
-            for record in records:
-                info = self._topics.get(record.topic) or self._topic(record.topic)
-                size = size_of(record)
-                if size > self._max_record_bytes:
-                    raise RecordTooLarge(
-                        f"a record of {size} bytes for {record.topic}, the log takes up to {self._max_record_bytes}", where=record.topic
-                    )
-                placed.add(record, self._partition(record, info))
-        self._turn += 1
-        return placed
-
-    def _partition(self, record: Outgoing, info: TopicInfo) -> int:
-        if record.partition is not None:
-            if not 0 <= record.partition < info.partitions:
-                raise Invalid("unknown_topic", f"topic {info.name} has partitions 0 to {info.partitions - 1}, not {record.partition}")
-            return record.partition
-        if record.key is None:
-            return self._turn % info.partitions
-        return partition_of(record.key, info.partitions)
-
-    def write(self, connection: apsw.Connection, placed: Placed) -> dict[tuple[str, int], int]:
-        """Write placed records inside a transaction; the first offset that each partition's records got."""
-        now_ms = time.time_ns() // 1_000_000
-        bases: dict[tuple[str, int], int] = {}
-        for (topic, partition), records in placed.groups.items():
-            found = row(
-                connection,
-                "UPDATE part SET next_offset=next_offset+? WHERE topic=? AND p=? RETURNING tp, next_offset",
-                (len(records), topic, partition),
-            )
-            if found is None:
-                raise UnknownTopic(topic)
-            tp, end = found
-            offset = bases[topic, partition] = end - len(records)
-            for count, data in pack(records):
-                connection.execute("INSERT INTO segment VALUES(?,?,?,?,?)", (tp, offset, offset + count - 1, now_ms, data))
-                offset += count
-        return bases
-
-    # --- reading ------------------------------------------------------------------------------------------------------
+        return [TopicInfo(topic.name, len(topic.parts), topic.retention_ms, topic.compacted) for topic in self._catalog.load()]
 
     def watermarks(self, topic: str) -> list[Watermark]:
-        self._topic(topic)
-        with told(self._database.path):
-            found = rows(self._database.connection(), "SELECT start_offset, next_offset FROM part WHERE topic=? ORDER BY p", (topic,))
-            return [Watermark(start, end) for start, end in found]
+        parts = self._catalog.topic(topic).parts
+        sql = "SELECT start_offset, next_offset FROM part WHERE tp IN (SELECT value FROM json_each(?)) ORDER BY p"
+        with self._reads as database, database.told("reading the ends of a topic") as con:
+            return [Watermark(*row) for row in con.execute(sql, (as_json(parts),))]
 
     def committed(self, group: str, topic: str) -> list[CommitPosition]:
-        with told(self._database.path):
-            found = rows(
-                self._database.connection(),
-                "SELECT p, offset, finished FROM position JOIN part USING(tp) WHERE grp=? AND topic=? ORDER BY p",
-                (group, topic),
-            )
-            return [CommitPosition(topic, p, offset, finished) for p, offset, finished in found]
+        return self._committed(group, [self._catalog.topic(topic)])
+
+    # --- records --------------------------------------------------------------------------------------------------------
+
+    def append(self, records: Sequence[Outgoing]) -> list[Appended]:
+        batch = Batch(self._catalog, self._max_record_bytes)
+        parts = batch.add(records)
+        if not records:
+            return []
+        segments = batch.segments()
+        with self._writes as database:
+            with database.transaction("appending records") as con:
+                at = insert(con, segments)
+            self._bells.ring(batch.topic_ids)
+            database.checkpoint()
+        places = partitions_of([self._catalog.topic(name) for name in {record.topic for record in records}])
+        appended = []
+        for part in parts:
+            place = places[part]
+            appended.append(Appended(place.topic, place.partition, at[part]))
+            at[part] += 1
+        return appended
+
+    # --- roles ----------------------------------------------------------------------------------------------------------
 
     def consumer(self, group: str, topics: Sequence[str], listener: AssignmentListener) -> SqliteConsumer:
-        """Become the holder: what an earlier holder of the group still commits is refused from now on."""
-        with self._database.writing() as connection:
-            ((epoch,),) = rows(
-                connection,
-                "INSERT INTO holder VALUES(?,?,1) ON CONFLICT(grp) DO UPDATE SET owner=excluded.owner, epoch=epoch+1 RETURNING epoch",
-                (group, f"pid {os.getpid()}"),
-            )
-        committed = {TopicPartition(c.topic, c.partition): c for topic in topics for c in self.committed(group, topic)}
-        cursors = self._cursors(topics, {where: position.offset for where, position in committed.items()})
-        return SqliteConsumer(self._database, self._bells, cursors, committed, listener, group, epoch)
-
-    def reader(self, topics: Sequence[str], *, from_end: bool = False, start: Mapping[TopicPartition, int] | None = None) -> Cursors:
-        given = dict(start or {})
-        if from_end:
-            for topic in topics:
-                for number, mark in enumerate(self.watermarks(topic)):
-                    given.setdefault(TopicPartition(topic, number), mark.end)
-        return Cursors(self._database, self._bells, self._cursors(topics, given))
-
-    def _cursors(self, topics: Sequence[str], start: Mapping[TopicPartition, int]) -> list[Cursor]:
-        cursors = []
-        with told(self._database.path):
-            for topic in topics:
-                self._topic(topic)
-                found = rows(self._database.connection(), "SELECT tp, p, start_offset FROM part WHERE topic=? ORDER BY p", (topic,))
-                for tp, p, first in found:
-                    where = TopicPartition(topic, p)
-                    cursors.append(Cursor(tp, where, max(first, start.get(where, 0))))
-        return cursors
-
-    # --- transactions and upkeep ----------------------------------------------------------------------------------------
+        """Take the group over: a consumer that was made before is fenced from now on."""
+        found = [self._catalog.topic(name) for name in topics]
+        holding = self._hold(group, topics)
+        parts = {of: part for part, of in partitions_of(found).items()}
+        committed = {TopicPartition(c.topic, c.partition): c for c in self._committed(group, found)}
+        positions = [committed.get(of) or CommitPosition(of.topic, of.partition, 0) for of in parts]
+        starts = {TopicPartition(position.topic, position.partition): position.offset for position in positions}
+        feed = Feed(self._database(), self._bells.new([topic.id for topic in found]), parts, starts)
+        return SqliteConsumer(feed, self._reads, self._writes, holding, positions, listener)
 
     def committer(self, transactional_id: str) -> SqliteCommitter:
-        return SqliteCommitter(self, self._database, self._bells)
+        return SqliteCommitter(self._database(), self._catalog, self._bells, transactional_id, self._max_record_bytes)
+
+    def reader(self, topics: Sequence[str], *, from_end: bool = False, start: Mapping[TopicPartition, int] | None = None) -> SqliteReader:
+        """Partitions that `start` leaves out begin at their end if `from_end`, else at their first kept record."""
+        found = [self._catalog.topic(name) for name in topics]
+        parts = {of: part for part, of in partitions_of(found).items()}
+        starts = {of: (start or {}).get(of, None if from_end else 0) for of in parts}
+        return SqliteReader(Feed(self._database(), self._bells.new([topic.id for topic in found]), parts, starts))
+
+    # --- the rest -------------------------------------------------------------------------------------------------------
 
     def maintain(self) -> None:
-        with told(self._database.path):
-            maintain(self._database, self._protected_groups, time.time_ns() // 1_000_000)
+        with self._maintaining:
+            database = self._database()
+            try:
+                maintain(database, self._protected_groups, self._tombstone_ms)
+            finally:
+                database.close()
 
     def close(self) -> None:
+        """Close this object's own connections; roles that it handed out are closed by their owners."""
+        for guarded in (self._writes, self._reads):
+            with guarded as database:
+                database.close()
         self._bells.close()
-        self._database.close()
+
+    def _database(self) -> Database:
+        return Database(self._path, synchronous=self._synchronous, busy_timeout_s=self._busy_timeout_s)
+
+    def _committed(self, group: str, topics: Sequence[Topic]) -> list[CommitPosition]:
+        places = partitions_of(topics)
+        with self._reads as database, database.told("reading committed positions") as con:
+            rows = con.execute("SELECT tp, offset, finished FROM position WHERE grp = ?", (group,)).fetchall()
+        found = {int(str(tp)): (int(str(offset)), str(finished)) for tp, offset, finished in rows}
+        return [CommitPosition(of.topic, of.partition, *found[part]) for part, of in places.items() if part in found]
+
+    def _hold(self, group: str, topics: Sequence[str]) -> Holding:
+        owner = f"process {os.getpid()} on {socket.gethostname()}"
+        sql = """
+        INSERT INTO holder (grp, owner, epoch, topics) VALUES (?, ?, 1, ?)
+        ON CONFLICT (grp) DO UPDATE SET owner = excluded.owner, epoch = epoch + 1, topics = excluded.topics RETURNING epoch
+        """
+        with self._writes as database, database.transaction("taking the group") as con:
+            epoch = con.execute(sql, (group, owner, as_json(list(topics)))).get
+        return Holding(group, owner, int(epoch))
 
 
-class Placed:
-    """Records by partition, and the partition of each in the order given."""
-
-    __slots__ = ("groups", "order")
-
-    def __init__(self) -> None:
-        self.groups: dict[tuple[str, int], list[Outgoing]] = {}
-        self.order: list[tuple[str, int]] = []
-
-    def add(self, record: Outgoing, partition: int) -> None:
-        where = (record.topic, partition)
-        self.order.append(where)
-        group = self.groups.get(where)
-        if group is None:
-            self.groups[where] = [record]
-        else:
-            group.append(record)
-
-
-class SqliteCommitter:
-    """`core.log.Committer`: gathers in memory, writes everything in one SQL transaction."""
-
-    def __init__(self, log: SqliteLog, database: Database, bells: Bells) -> None:
-        self._log = log
-        self._database = database
-        self._bells = bells
-        self._placed: list[Placed] = []
-
-    def begin(self) -> None:
-        self._placed = []
-
-    def send(self, records: Sequence[Outgoing]) -> None:
-        self._placed.append(self._log.place(records))
-
-    def commit(self, group: str, positions: Sequence[CommitPosition], snapshot: Snapshot | None) -> None:
-        with self._database.writing() as connection:
-            if snapshot is not None:
-                self._check_holder(connection, snapshot)
-            for placed in self._placed:
-                self._log.write(connection, placed)
-            connection.executemany(
-                "INSERT INTO position SELECT ?, tp, ?, ? FROM part WHERE topic=? AND p=? "
-                "ON CONFLICT(grp, tp) DO UPDATE SET offset=excluded.offset, finished=excluded.finished",
-                [(group, c.offset, c.finished, c.topic, c.partition) for c in positions],
-            )
-        self._placed = []
-        self._bells.ring()
-
-    def _check_holder(self, connection: apsw.Connection, snapshot: Snapshot) -> None:
-        handle = snapshot.handle
-        assert isinstance(handle, tuple)
-        group, epoch = handle
-        found = row(connection, "SELECT owner, epoch FROM holder WHERE grp=?", (group,))
-        if found is None or found[1] != epoch:
-            raise Fenced(f"group {group} is held by {found[0] if found else 'nobody'} now")
-
-    def abort(self) -> None:
-        self._placed = []
-
-    def close(self) -> None:
-        self._placed = []
-
-
-def _info(spec: TopicSpec) -> TopicInfo:
-    return TopicInfo(spec.name, spec.partitions, spec.retention_ms, spec.compacted)
+def _check_sqlite() -> None:
+    found = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
+    if found < _OLDEST_SQLITE:
+        oldest = ".".join(str(part) for part in _OLDEST_SQLITE)
+        raise Unavailable(
+            "data_dir_unusable",
+            f"SQLite {apsw.sqlite_lib_version()} can damage a log with several writers; {oldest} or newer is needed",
+            mend="pip install --upgrade apsw",
+        )

@@ -1,8 +1,7 @@
-"""Records by the batch, as Kafka keeps them: one row of the file holds up to 500 records of one partition.
+"""A segment's bytes, and how outgoing records become segments.
 
-apsw gives up the interpreter at every SQL step, and a node runs three threads: one row a record would hand it over hundreds of
-times a batch. Data is msgpack: a list of [key, value, headers], offsets counting from the row's base; a compacted segment, whose
-offsets have holes, is [offsets, records].
+The blob is msgpack: [null, [[key, value, [[name, value], ...]], ...]] for records base, base + 1, ...; after compaction the
+first item lists the distance of each record that is left from base.
 """
 
 from __future__ import annotations
@@ -11,74 +10,124 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from millstream_server.core.log import Outgoing, Record
+from millstream_server.adapters.sqlite_log.catalog import Catalog, Topic
+from millstream_server.core.errors import RecordTooLarge, UnknownTopic
+from millstream_server.core.log import Headers, Outgoing, Record, TopicPartition
+from millstream_server.core.partitioner import partition_of
 
-MAX_RECORDS = 500
-MAX_BYTES = 1 << 20
+SEGMENT_RECORDS = 500
+SEGMENT_BYTES = 1 << 20
 
-Stored = tuple[bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]
-
-
-class Sparse(msgspec.Struct, frozen=True, tag="sparse"):
-    """A compacted segment."""
-
-    offsets: list[int]
-    records: list[Stored]
-
-
+Row = tuple[bytes | None, bytes | None, Headers]
 _encode = msgspec.msgpack.Encoder().encode
-_decode_dense = msgspec.msgpack.Decoder(list[Stored]).decode
-_decode_sparse = msgspec.msgpack.Decoder(Sparse).decode
+_decode = msgspec.msgpack.Decoder(tuple[list[int] | None, list[Row]]).decode
 
 
-def pack(records: Sequence[Outgoing]) -> Iterator[tuple[int, bytes]]:
-    """Cut the records of one partition into segments: number of records and data of each."""
-    batch: list[Stored] = []
+class Segment(msgspec.Struct, frozen=True, gc=False):
+    """Records of one partition, coded, without their offsets."""
+
+    count: int
+    data: bytes
+
+
+class Batch:
+    """Outgoing records by partition, in the order given; nothing is added unless all of a call's records can be."""
+
+    def __init__(self, catalog: Catalog, max_record_bytes: int) -> None:
+        self._catalog = catalog
+        self._max_record_bytes = max_record_bytes
+        self.by_part: dict[int, list[Outgoing]] = {}
+        self.topic_ids: set[int] = set()
+
+    def add(self, records: Sequence[Outgoing]) -> list[int]:
+        """Add records and return the partition id of each.
+
+        Raises:
+            RecordTooLarge, UnknownTopic: nothing was added.
+        """
+        turn = next(self._catalog.turn)
+        chosen: list[int] = []
+        topics: dict[str, Topic] = {}
+        for record in records:
+            topic = topics.get(record.topic)
+            if topic is None:
+                topic = topics[record.topic] = self._catalog.topic(record.topic)
+            size_bytes = _size_bytes(record)
+            if size_bytes > self._max_record_bytes:
+                message = f"a record of {size_bytes:,} bytes for {record.topic} was refused: the log takes {self._max_record_bytes:,}"
+                raise RecordTooLarge(message, where=record.topic)
+            chosen.append(_part_of(record, topic, turn))
+        for part, record in zip(chosen, records, strict=True):
+            into = self.by_part.get(part)
+            if into is None:
+                into = self.by_part[part] = []
+            into.append(record)
+        self.topic_ids.update(topic.id for topic in topics.values())
+        return chosen
+
+    def segments(self) -> dict[int, list[Segment]]:
+        """Code what was added, by partition id."""
+        return {part: list(_cut(records)) for part, records in self.by_part.items()}
+
+
+def _part_of(record: Outgoing, topic: Topic, turn: int) -> int:
+    parts = topic.parts
+    if record.partition is not None:
+        if not 0 <= record.partition < len(parts):
+            raise UnknownTopic(f"{record.topic} with a partition {record.partition}: it has {len(parts)}")
+        return parts[record.partition]
+    if record.key is not None:
+        return parts[partition_of(record.key, len(parts))]
+    return parts[turn % len(parts)]  # records without a key stay together: one batch, one segment
+
+
+def _size_bytes(record: Outgoing) -> int:
+    """Return the size, and refuse what a reader could not decode: it would block its partition for ever."""
+    key, value = record.key, record.value
     size = 0
-    for record in records:
-        weight = size_of(record)
-        if batch and (len(batch) >= MAX_RECORDS or size + weight > MAX_BYTES):
-            yield len(batch), _encode(batch)
-            batch, size = [], 0
-        batch.append((record.key, record.value, record.headers))
-        size += weight
-    if batch:
-        yield len(batch), _encode(batch)
-
-
-def pack_sparse(offsets: list[int], records: list[Stored]) -> bytes:
-    return _encode(Sparse(offsets, records))
-
-
-def unpack(topic: str, partition: int, base: int, append_ms: int, data: bytes, start: int) -> list[Record]:
-    """The records of a segment from offset `start` on."""
-    if data[:1] >= b"\x80" and data[:1] < b"\x90":  # a msgpack map: sparse
-        sparse = _decode_sparse(data)
-        return [
-            Record(topic, partition, offset, append_ms, key, value, headers)
-            for offset, (key, value, headers) in zip(sparse.offsets, sparse.records, strict=True)
-            if offset >= start
-        ]
-    stored = _decode_dense(data)
-    skip = max(0, start - base)
-    return [
-        Record(topic, partition, offset, append_ms, key, value, headers)
-        for offset, (key, value, headers) in enumerate(stored[skip:] if skip else stored, base + skip)
-    ]
-
-
-def stored(data: bytes, base: int) -> tuple[list[int], list[Stored]]:
-    """Offsets and records of a segment, for compaction."""
-    if data[:1] >= b"\x80" and data[:1] < b"\x90":
-        sparse = _decode_sparse(data)
-        return sparse.offsets, sparse.records
-    dense = _decode_dense(data)
-    return list(range(base, base + len(dense))), dense
-
-
-def size_of(record: Outgoing) -> int:
-    """Bytes that a record counts for: key, value and headers."""
-    size = len(record.value or b"") + len(record.key or b"")
-    for name, value in record.headers:
-        size += len(name) + len(value)
+    if value is not None:
+        if value.__class__ is not bytes:
+            raise TypeError(f"the value of a record is {type(value).__name__}, not bytes")
+        size = len(value)
+    if key is not None:
+        if key.__class__ is not bytes:
+            raise TypeError(f"the key of a record is {type(key).__name__}, not bytes")
+        size += len(key)
+    for name, content in record.headers:
+        if name.__class__ is not str or content.__class__ is not bytes:
+            raise TypeError(f"the header {name!r} of a record is not a string and bytes")
+        size += len(name.encode()) + len(content)
     return size
+
+
+def _cut(records: list[Outgoing]) -> Iterator[Segment]:
+    """Cut records into segments of bounded number and size; a large record is alone in its segment."""
+    rows: list[Row] = []
+    size_bytes = 0
+    for record in records:
+        row_bytes = len(record.value or b"") + len(record.key or b"")
+        if rows and (len(rows) == SEGMENT_RECORDS or size_bytes + row_bytes > SEGMENT_BYTES):
+            yield Segment(len(rows), encode_rows(None, rows))
+            rows, size_bytes = [], 0
+        rows.append((record.key, record.value, record.headers))
+        size_bytes += row_bytes
+    if rows:
+        yield Segment(len(rows), encode_rows(None, rows))
+
+
+def encode_rows(distances: list[int] | None, rows: list[Row]) -> bytes:
+    return _encode((distances, rows))
+
+
+def decode_rows(data: bytes | memoryview, base: int) -> tuple[Sequence[int], list[Row]]:
+    """Return the offsets and the rows of a segment."""
+    distances, rows = _decode(data)
+    if distances is None:
+        return range(base, base + len(rows)), rows
+    return [base + distance for distance in distances], rows
+
+
+def decode_records(data: bytes | memoryview, base: int, append_ms: int, of: TopicPartition) -> list[Record]:
+    offsets, rows = decode_rows(data, base)
+    topic, partition = of.topic, of.partition
+    return [Record(topic, partition, offset, append_ms, *row) for offset, row in zip(offsets, rows, strict=True)]

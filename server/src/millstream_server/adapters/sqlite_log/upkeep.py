@@ -1,93 +1,144 @@
-"""Retention, compaction, and giving space back; called every few minutes, in small transactions."""
+"""Keeps the file small: retention by age, compaction by key, and space given back.
+
+Works in slices, each a transaction of its own, so that no writer waits long. Any process may run it; two at once do no harm.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import apsw
+import msgspec
 
-from millstream_server.adapters.sqlite_log.database import Database, row, rows
-from millstream_server.adapters.sqlite_log.segments import Stored, pack_sparse, stored
+from millstream_server.adapters.sqlite_log.catalog import Topic, read_topics
+from millstream_server.adapters.sqlite_log.database import Database
+from millstream_server.adapters.sqlite_log.segments import Row, decode_rows, encode_rows
+from millstream_server.adapters.sqlite_log.writing import now_ms
+from millstream_server.core.errors import LogUnavailable
 
-SLICE = 200
-"""Segments that one transaction deletes, so that writers never wait long."""
+_SLICE_SEGMENTS = 100
+_FREE_SHARE = 4
+"""Space is given back when more than a quarter of the file is free: less is soon used again by what is appended."""
+_FREE_PAGES = 500
+_VACUUM_PAGES = 500
+_PRODUCER_KEPT_MS = 400 * 86_400_000
 
-TOMBSTONE_MS = 86_400_000
-"""How long a tombstone stays, for followers that have not read it."""
-
-
-def maintain(database: Database, protected_groups: tuple[str, ...], now_ms: int) -> None:
-    """Do what is due of one log."""
-    found = rows(database.connection(), "SELECT tp, retention_ms, compacted FROM part JOIN topic ON topic.name=part.topic")
-    for tp, retention_ms, compacted in found:
-        if compacted:
-            _compact(database, tp, now_ms)
-        elif retention_ms:
-            _retain(database, tp, now_ms - retention_ms, protected_groups)
-    connection = database.connection()
-    connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()
-    try:
-        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-    except apsw.BusyError:
-        return  # readers are at work; the next round will do
+_PROTECTED = """
+SELECT min(coalesce(position.offset, part.start_offset)) FROM holder
+JOIN part ON part.tp = ?1 LEFT JOIN position ON position.grp = holder.grp AND position.tp = part.tp
+WHERE holder.grp IN (SELECT value FROM json_each(?2)) AND ?3 IN (SELECT value FROM json_each(holder.topics))
+"""
+_EXPIRED = "SELECT base, count FROM segment WHERE tp = ? AND base + count <= ? AND append_ms < ? ORDER BY base LIMIT ?"
 
 
-def _retain(database: Database, tp: int, before_ms: int, groups: tuple[str, ...]) -> None:
-    """Delete whole segments that are older, in slices, but nothing that a protected group has not finished."""
-    while True:
-        with database.writing() as connection:
-            limit = _unfinished(connection, tp, groups)
-            doomed = rows(
-                connection,
-                "SELECT base, last FROM segment WHERE tp=? AND append_ms<? AND last<? ORDER BY base LIMIT ?",
-                (tp, before_ms, limit, SLICE),
-            )
-            if not doomed:
-                return
-            connection.execute("DELETE FROM segment WHERE tp=? AND base<=?", (tp, doomed[-1][0]))
-            connection.execute("UPDATE part SET start_offset=? WHERE tp=?", (doomed[-1][1] + 1, tp))
+def maintain(database: Database, protected_groups: Collection[str], tombstone_ms: int) -> None:
+    """Run everything once; raises LogUnavailable where the log cannot be written."""
+    with database.told("reading the topics") as con:
+        topics = read_topics(con)
+    groups = msgspec.json.encode(list(protected_groups)).decode()
+    for topic in topics:
+        for part in topic.parts:
+            if topic.compacted:
+                _compact(database, part, now_ms() - tombstone_ms)
+            elif topic.retention_ms > 0:
+                while _expire(database, topic, part, groups):
+                    pass
+    with database.transaction("forgetting old writers") as con:
+        con.execute("DELETE FROM producer WHERE used_ms < ?", (now_ms() - _PRODUCER_KEPT_MS,))
+    _give_back(database)
 
 
-def _unfinished(connection: apsw.Connection, tp: int, groups: tuple[str, ...]) -> int:
-    """The offset below which every protected group that reads this partition has finished everything."""
-    ((limit,),) = rows(connection, "SELECT next_offset FROM part WHERE tp=?", (tp,))
-    for group in groups:
-        done = row(connection, "SELECT offset FROM position WHERE grp=? AND tp=?", (group, tp))
-        reads = row(
-            connection, "SELECT 1 FROM position JOIN part USING(tp) WHERE grp=? AND topic=(SELECT topic FROM part WHERE tp=?)", (group, tp)
-        )
-        if done is not None:
-            limit = min(limit, done[0])
-        elif reads is not None:
-            limit = 0
-    return int(limit)
+def _expire(database: Database, topic: Topic, part: int, groups: str) -> bool:
+    """Delete a slice of the oldest segments that are past their time and committed; whether there may be more."""
+    with database.transaction("applying retention") as con:
+        limit = con.execute(_PROTECTED, (part, groups, topic.name)).get
+        if limit is None:
+            limit = con.execute("SELECT next_offset FROM part WHERE tp = ?", (part,)).get
+        expired = con.execute(_EXPIRED, (part, limit, now_ms() - topic.retention_ms, _SLICE_SEGMENTS))
+        rows = [(int(base), int(count)) for base, count in expired]
+        oldest = con.execute("SELECT min(base) FROM segment WHERE tp = ?", (part,)).get
+        end = _unbroken_end(rows, oldest)
+        if end is not None:
+            con.execute("DELETE FROM segment WHERE tp = ? AND base < ?", (part, end))
+            con.execute("UPDATE part SET start_offset = ? WHERE tp = ?", (end, part))
+    return len(rows) == _SLICE_SEGMENTS and end is not None
 
 
-def _compact(database: Database, tp: int, now_ms: int) -> None:
-    """Keep the last record of each key; rewrite only segments that hold older ones. Records without a key stay."""
-    with database.writing() as connection:
-        found = rows(connection, "SELECT base, last, append_ms, data FROM segment WHERE tp=? ORDER BY base", (tp,))
-        newest: dict[bytes, int] = {}
-        unpacked = [(base, last, append_ms, *stored(data, base)) for base, last, append_ms, data in found]
-        for _, _, _, offsets, records in unpacked:
-            newest.update((key, offset) for offset, (key, _, _) in zip(offsets, records, strict=True) if key is not None)
-        for base, _, append_ms, offsets, records in unpacked:
-            kept = [
-                (offset, record)
-                for offset, record in zip(offsets, records, strict=True)
-                if _stays(offset, record, newest, append_ms, now_ms)
-            ]
-            if len(kept) == len(offsets):
-                continue
-            if kept:
-                data = pack_sparse([offset for offset, _ in kept], [record for _, record in kept])
-                connection.execute("UPDATE segment SET data=? WHERE tp=? AND base=?", (data, tp, base))
-            else:
-                connection.execute("DELETE FROM segment WHERE tp=? AND base=?", (tp, base))
+def _unbroken_end(rows: Sequence[tuple[int, int]], oldest: int | None) -> int | None:
+    """The offset up to which everything may go: a clock that was set back must not tear a hole into a partition."""
+    end = oldest
+    for base, count in rows:
+        if base != end:
+            break
+        end = base + count
+    return None if end == oldest else end
 
 
-def _stays(offset: int, record: Stored, newest: dict[bytes, int], append_ms: int, now_ms: int) -> bool:
-    key, value, _ = record
+def _compact(database: Database, part: int, tombstones_before_ms: int) -> None:
+    """Leave the last record of each key, and no tombstone that every follower has had time to see."""
+    with database.told("compacting") as con:
+        clean, end = con.execute("SELECT clean_offset, next_offset FROM part WHERE tp = ?", (part,)).get
+        if clean == end:
+            return
+        last, bases = _last_of_keys(con, part, end)
+    young: list[int] = []
+    for start in range(0, len(bases), _SLICE_SEGMENTS):
+        with database.transaction("compacting") as con:
+            for base in bases[start : start + _SLICE_SEGMENTS]:
+                young += _compact_segment(con, part, base, last, tombstones_before_ms)
+    with database.transaction("compacting") as con:
+        # A young tombstone keeps the partition unclean, so that the next round takes it.
+        con.execute("UPDATE part SET clean_offset = ? WHERE tp = ?", (min(young, default=end), part))
+
+
+def _last_of_keys(con: apsw.Connection, part: int, end: int) -> tuple[dict[bytes, int], list[int]]:
+    last: dict[bytes, int] = {}
+    bases: list[int] = []
+    for base, data in con.execute("SELECT base, data FROM segment WHERE tp = ? AND base < ? ORDER BY base", (part, end)):
+        bases.append(base)
+        offsets, rows = decode_rows(data, base)
+        for offset, row in zip(offsets, rows, strict=True):
+            if row[0] is not None:
+                last[row[0]] = offset
+    return last, bases
+
+
+def _compact_segment(con: apsw.Connection, part: int, base: int, last: dict[bytes, int], before_ms: int) -> list[int]:
+    """Write one segment anew without what is superseded; return the offsets of the tombstones that stay for now."""
+    found = con.execute("SELECT append_ms, data FROM segment WHERE tp = ? AND base = ?", (part, base)).fetchone()
+    if found is None:
+        return []  # another process compacted it meanwhile
+    append_ms, data = found
+    offsets, rows = decode_rows(data, base)
+    kept = [(offset, row) for offset, row in zip(offsets, rows, strict=True) if _stays(offset, row, last, append_ms < before_ms)]
+    if not kept:
+        con.execute("DELETE FROM segment WHERE tp = ? AND base = ?", (part, base))
+    elif len(kept) < len(rows):
+        anew = encode_rows([offset - base for offset, _ in kept], [row for _, row in kept])
+        con.execute("UPDATE segment SET data = ? WHERE tp = ? AND base = ?", (anew, part, base))
+    return [offset for offset, row in kept if row[1] is None]
+
+
+def _stays(offset: int, row: Row, last: dict[bytes, int], old: bool) -> bool:
+    key, value, _ = row
     if key is None:
         return True
-    if newest[key] != offset:
-        return False
-    return value is not None or append_ms > now_ms - TOMBSTONE_MS
+    return last.get(key, offset) <= offset and not (value is None and old)
+
+
+def _give_back(database: Database) -> None:
+    """Return free pages to the file system, and empty the write-ahead log if nobody is in the way."""
+    while True:
+        with database.transaction("giving space back") as con:
+            free, pages = con.execute("PRAGMA freelist_count").get, con.execute("PRAGMA page_count").get
+            enough = free > _FREE_PAGES and free * _FREE_SHARE > pages
+            if enough:
+                con.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+        if not enough:
+            break
+    try:
+        with database.told("emptying the write-ahead log") as con:
+            con.set_busy_timeout(0)
+            con.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    except LogUnavailable:
+        pass  # somebody reads or writes just now: the next round tries again
