@@ -23,7 +23,7 @@ def environments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str,
     """Both releases, built, published and installed, by version."""
     folder = tmp_path_factory.mktemp("example")
     index = FolderIndex(folder / "index")
-    installer = Installer(folder / "environments", index)
+    installer = Installer(folder / "environments", index, idle_priority=False)  # others may use both cores meanwhile
     made = {}
     for version in VERSIONS:
         index.publish(build_package(EXAMPLE / f"release-{version}", folder / "dist").wheel)

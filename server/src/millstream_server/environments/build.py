@@ -84,9 +84,9 @@ def build_package(folder: Path, out_dir: Path, *, index_arguments: Sequence[str]
     package = read_package(folder)
     interpreter = _interpreter(package)
     folder, out_dir = folder.absolute(), out_dir.absolute()
-    out_dir.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(prefix=".millstream-build-", dir=out_dir) as scratch:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="millstream-build-") as scratch:
             phases.begin("resolve", package.label)
             lock_text = lock.resolve(folder, interpreter, index_arguments, package.label)
             phases.begin("wheel", package.label)
@@ -99,6 +99,8 @@ def build_package(folder: Path, out_dir: Path, *, index_arguments: Sequence[str]
             wheels.add_files(
                 plain, wheel, {wheels.LOCK: lock_text.encode(), wheels.MANIFEST: msgspec.json.format(msgspec.json.encode(manifest))}
             )
+    except OSError as error:
+        raise venv.told_by_system(error, f"{package.label} cannot be built") from error
     finally:
         phases.end()
     return Built(wheel, manifest, wheels.sha256_of(wheel), phases.seconds)

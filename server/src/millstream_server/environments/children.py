@@ -46,7 +46,7 @@ def clean_environment() -> dict[str, str]:
 
     Settings of indexes, proxies and credentials stay: they are the user's way to name a private index.
     """
-    unwanted = {"VIRTUAL_ENV", "CONDA_PREFIX", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_COMPILE_BYTECODE", "UV_PROJECT_ENVIRONMENT"}
+    unwanted = {"VIRTUAL_ENV", "CONDA_PREFIX", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_COMPILE_BYTECODE", "UV_NO_VERIFY_HASHES"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON") and name not in unwanted}
     return {**kept, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
 

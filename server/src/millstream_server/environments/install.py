@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from millstream_server.core.errors import Failed, Invalid, MillstreamError, Unavailable
+from millstream_server.core.errors import Failed, Invalid
 from millstream_server.core.index import ReleaseIndex
 from millstream_server.core.release import Release
 from millstream_server.environments import bytecode, interpreters, probe, releases, venv, wheels
@@ -134,7 +134,7 @@ class Installer:
                 raise Cancelled
             return self._put_in_place(temporary, sealed)
         except OSError as error:
-            raise _told(error, release) from error
+            raise venv.told_by_system(error, f"{release.label} cannot be installed") from error
         finally:
             phases.end()
             venv.remove(temporary)
@@ -216,12 +216,6 @@ def _read_seal(prefix: Path) -> _Sealed | None:
         return msgspec.json.decode((prefix / MANIFEST_FILE).read_bytes(), type=_Sealed)
     except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
         return None
-
-
-def _told(error: OSError, release: Release) -> MillstreamError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Unavailable("no_space", f"no space left to install {release.label}", where=str(error.filename or ""))
-    return Failed("install_failed", f"{release.label} cannot be installed: {error}", where=str(error.filename or ""))
 
 
 def _in_idle_thread(work: Callable[[threading.Event], Environment], cancel: threading.Event) -> Environment:

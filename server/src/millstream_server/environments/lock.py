@@ -86,6 +86,8 @@ def for_minor(lock: str, minor: str) -> str:
     """
     kept = []
     for entry in re.split(r"\n(?=\S)", lock.strip()):
+        if not entry[:1].isalnum():
+            continue  # a comment, or an option such as --index-url that the user's settings of uv add: a lock names no address
         requirement = entry.partition("\\\n")[0].strip()
         marker = requirement.partition(";")[2].strip()
         if not marker or _may_hold(Marker(marker), minor):

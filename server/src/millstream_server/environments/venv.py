@@ -10,6 +10,7 @@ import base64
 import contextlib
 import csv
 import ctypes
+import errno
 import hashlib
 import os
 import shutil
@@ -18,7 +19,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from millstream_server.core.errors import Invalid
+from millstream_server.core.errors import Failed, Invalid, MillstreamError, Unavailable
 from millstream_server.environments.interpreters import Interpreter
 from millstream_server.environments.phases import Phases
 from millstream_server.environments.uv import run_uv, told
@@ -72,6 +73,14 @@ def fill(
         done = run_uv(command, cancel=cancel, on_line=on_line)
     if done.code != 0:
         raise told(done, f"the lock of {what} cannot be installed", otherwise="install_failed", where=str(prefix))
+
+
+def told_by_system(error: OSError, what: str) -> MillstreamError:
+    """Turn a failed system call into the error that it means; `what` is the beginning of the message."""
+    where = str(error.filename or "")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Unavailable("no_space", f"{what}: no space is left on the disk", where=where)
+    return Failed("install_failed", f"{what}: {error.strerror or error}", where=where)
 
 
 def site_packages(prefix: Path) -> Path:
