@@ -96,7 +96,8 @@ class Ports:
     def installer(self) -> Installer:
         from millstream_server.environments.install import Installer
 
-        return Installer(self.data_dir / "environments", self.index)
+        arguments = self.settings.environments.index_arguments
+        return Installer(self.data_dir / "environments", self.index, index_arguments=arguments)
 
     @property
     def signing_key(self) -> Path:
