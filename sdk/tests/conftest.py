@@ -87,6 +87,13 @@ class NodeEnd:
             if isinstance(message, kind):
                 return message
 
+    def read_to_the_end(self) -> list[type]:
+        """Read until the socket ends; returns the kinds of the messages."""
+        kinds: list[type] = []
+        while (message := self.read()) is not None:
+            kinds.append(type(message))
+        return kinds
+
     def ready(self) -> NodeEnd:
         assert self.until(wire.Ready).error is None
         return self

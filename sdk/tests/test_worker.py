@@ -265,6 +265,15 @@ def test_exits_of_pipeline_code_do_not_end_the_worker(worker: NodeEnd, how: str)
     assert worker.execute("misbehave", f'{{"how":"{how}"}}', '{"how":"x"}') == [("pipeline_raised", ""), "x"]
 
 
+@pytest.mark.parametrize(("how", "code"), [("_exit", 7), ("close", 3)])
+def test_pipeline_code_that_ends_its_process_is_seen_as_a_death(worker: NodeEnd, how: str, code: int) -> None:
+    """os._exit ends the worker with its code; closing the worker's socket ends it too, before it can answer anything else."""
+    worker.start("misbehave", f'{{"how":"{how}"}}')
+
+    assert wire.Results not in worker.read_to_the_end()
+    assert worker.process.wait(WAIT_S) == code
+
+
 def test_processes_of_pipeline_code_leave_the_socket_alone(worker: NodeEnd) -> None:
     """A forked child's lines go to standard error, its signals are Python's own, and a spawned one inherits no socket."""
     answers = [worker.execute("misbehave", f'{{"how":"{how}"}}')[0] for how in ("fork", "fork and be terminated", "spawn", "read")]
