@@ -70,6 +70,7 @@ class Appending:
         self._process.stdin.close()
         code = self._process.wait(timeout_s)
         self._thread.join(timeout_s)
+        _close_pipes(self._process)
         if code != 0 or self.acked != len(self._waiting):
             raise RuntimeError(f"topics append ended with exit code {code}: {self.acked} of {len(self._waiting)} lines were acknowledged")
 
@@ -102,6 +103,13 @@ class Following:
         self._process.terminate()
         self._process.wait(30)
         self._thread.join(30)
+        _close_pipes(self._process)
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
 def record_value(record: dict[str, object]) -> dict[str, object]:

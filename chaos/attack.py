@@ -31,6 +31,8 @@ BACKLOG = 50
 """Requests that must be unanswered before a kill is let go."""
 BACKLOG_WAIT_S = 3.0
 WORKER_WAIT_S = 5.0
+AT_WORK_WAIT_S = 15.0
+"""How long a kill of a node waits for the node to have answered something: a node that only starts has nothing to lose."""
 POINT_WAIT_S = 8.0
 ANNOUNCE_WAIT_S = 20.0
 LOG_TAIL_BYTES = 2_000_000
@@ -79,7 +81,7 @@ class Attack:
         self._draw = random.Random(seed + 1)
         self._answered = 0
         self._first_ids: set[str] = set()
-        self._node_lock = threading.Lock()
+        self._answered_at_start = 0
         self._started = time.monotonic()
         self._errors: list[BaseException] = []
 
@@ -136,6 +138,7 @@ class Attack:
         for kill, after in zip(kills, [*kills[1:], None], strict=True):
             self._until(kill.at_s)
             self._make_backlog(bursts[kill.name])
+            self._wait(lambda: self._answered > self._answered_at_start, AT_WORK_WAIT_S)
             self._end_node(kill)
             self._restart(after)
 
@@ -156,8 +159,8 @@ class Attack:
         self.say(f"node {self.node.pid} killed{f' {kill.point}' if kill.point else ''}, {open_requests} requests unanswered")
 
     def _restart(self, next_kill: Kill | None) -> None:
-        with self._node_lock:
-            self.node = self._start_node(next_kill)
+        self._answered_at_start = self._answered
+        self.node = self._start_node(next_kill)
 
     def _train(self) -> None:
         for training in self.plan.trainings:

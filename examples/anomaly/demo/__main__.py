@@ -99,7 +99,7 @@ def list_checks(metrics: list[Metric], verdict: Said, proof: Said, facts: Facts)
         (f"every request has exactly one result: {total['lost']} lost, {total['duplicated']} duplicated, {verdict['stray']} stray",
          total["results"] == total["requests"] and not total["lost"] and not total["duplicated"] and not verdict["stray"]),
         (f"every result is ok: {total['failed']} failed, {verdict['failed_during_deploy']} during the deployment", not total["failed"]),
-        (f"no answer by a wrong release ({total['switching']} by the old one within the second of a switch)", not total["wrong_release"]),
+        (f"{total['wrong_release']} answers by a wrong release ({total['switching']} by the old one within the second of a switch)", not total["wrong_release"]),
         (f"{during:,} requests between the deployment's start and its first answer (at least {ENOUGH:,})", during >= ENOUGH),
         (f"{by_old:,} answers of {old} and {by_new:,} of {new} (at least {ENOUGH:,} each), {how}", min(by_old, by_new) >= ENOUGH),
         (f"from one node process: pid and start time {facts.pid_before} before, {facts.pid_after} after", same_process),
