@@ -1,0 +1,17 @@
+# The demo, the benchmarks and the chaos harness: all drive the command `millstream` that `make setup` leaves.
+DATA ?=
+NAME ?=
+SECONDS ?= 125
+SEED ?= 1
+QUICK ?=
+RECORD ?=
+
+.PHONY: demo bench chaos
+demo: setup ## the main job on real input, proved at the end; DATA=folder takes your own metrics/*.csv
+	@$(BIN)/python -m examples.anomaly.demo $(if $(DATA),--data $(DATA))
+
+bench: setup ## measure the figures: NAME=all or of the list that NAME=help shows; QUICK=1 for fewer repeats
+	@$(BIN)/python -m benchmarks.run $(or $(NAME),--help) $(if $(QUICK),--quick) $(if $(RECORD),--record $(RECORD))
+
+chaos: setup ## kill workers and nodes under load and count: SECONDS=125 SEED=1
+	@$(BIN)/python -m chaos --seconds $(SECONDS) --seed $(SEED)
