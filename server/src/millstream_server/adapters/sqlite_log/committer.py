@@ -17,6 +17,11 @@ from millstream_server.core.errors import Fenced, LogUnavailable, UnknownTopic
 from millstream_server.core.log import CommitPosition, Outgoing, Snapshot
 
 _DAY_MS = 86_400_000
+
+CARRIED_BYTES = 64 * 1024
+"""What a node's own records may be larger than those it takes in: a retry or a dead letter carries the whole record that it
+speaks of, and says in headers where it came from, when and why. A record that just passes the door must not stop the node."""
+
 _FENCE = """
 SELECT (SELECT token FROM producer WHERE id = ?1), (SELECT used_ms FROM producer WHERE id = ?1),
     (SELECT owner FROM holder WHERE grp = ?2), (SELECT epoch FROM holder WHERE grp = ?2)
@@ -40,7 +45,7 @@ class SqliteCommitter:
     def begin(self) -> None:
         if self._batch is not None:
             raise RuntimeError("a transaction is open: commit or abort it first")
-        self._batch = Batch(self._catalog, self._max_record_bytes)
+        self._batch = Batch(self._catalog, self._max_record_bytes + CARRIED_BYTES)
 
     def send(self, records: Sequence[Outgoing]) -> None:
         self._open().add(records)

@@ -13,8 +13,8 @@ import msgspec
 
 from millstream_server.adapters.sqlite_log.bells import Bell
 from millstream_server.adapters.sqlite_log.database import Database
-from millstream_server.adapters.sqlite_log.segments import decode_records
-from millstream_server.adapters.sqlite_log.writing import as_json, read_numbers
+from millstream_server.adapters.sqlite_log.segments import BASE_BITS, decode_segments, part_and_base, records_of
+from millstream_server.adapters.sqlite_log.writing import as_json
 from millstream_server.core.log import Record, TopicPartition
 
 LOOK_S = 0.2
@@ -27,35 +27,34 @@ _FETCH_BYTES = 4 << 20
 _PLAN = """
 WITH want AS MATERIALIZED (SELECT value ->> 0 AS tp, value ->> 1 AS low FROM json_each(?1)),
 behind AS MATERIALIZED (
-    SELECT want.tp, part.next_offset, (SELECT min(base) FROM segment s WHERE s.tp = want.tp AND s.base >= want.low) AS first
+    SELECT want.tp, part.next_offset, (
+        SELECT min(id) FROM segment WHERE id >= (want.tp << 40) + want.low AND id < (want.tp + 1) << 40) AS first
     FROM want CROSS JOIN part ON part.tp = want.tp WHERE part.next_offset > want.low
 )
-SELECT (SELECT group_concat(tp || ' ' || next_offset, ' ') FROM behind),
-    (SELECT group_concat(s.tp || ' ' || s.base || ' ' || s.count || ' ' || length(s.data), ' ')
-     FROM behind CROSS JOIN segment s ON s.tp = behind.tp AND s.base >= behind.first AND s.base < behind.first + ?2)
+SELECT (SELECT '[' || group_concat('[' || tp || ',' || next_offset || ']') || ']' FROM behind),
+    (SELECT '[' || group_concat('[' || s.id || ',' || s.count || ',' || length(s.data) || ']') || ']'
+     FROM behind CROSS JOIN segment s ON s.id >= behind.first AND s.id < behind.first + ?2)
 """
 
-# All blobs come back as one: SQLite joins the bytes of blobs as they are, and the lengths tell where each begins.
+# All blobs come back as one: SQLite joins the bytes of blobs as they are.
 _READ = """
-SELECT group_concat(s.tp || ' ' || s.base || ' ' || s.count || ' ' || s.append_ms || ' ' || length(s.data), ' '),
-    CAST(group_concat(s.data, '') AS BLOB)
-FROM json_each(?) j CROSS JOIN segment s ON s.tp = j.value ->> 0 AND s.base = j.value ->> 1
+SELECT '[' || group_concat('[' || s.id || ',' || s.append_ms || ']') || ']', CAST(group_concat(s.data, '') AS BLOB)
+FROM json_each(?) j CROSS JOIN segment s ON s.id = j.value
 """
 
 _SEEK = """
-SELECT part.next_offset, part.start_offset, coalesce((
-    SELECT base FROM segment s WHERE s.tp = part.tp AND s.base <= ?2 AND s.base + s.count > ?2 ORDER BY base DESC LIMIT 1), ?2)
-FROM part WHERE part.tp = ?1
+WITH at AS (SELECT next_offset, start_offset, (tp << 40) + min(next_offset, max(start_offset, ?2)) AS id FROM part WHERE tp = ?1),
+segment_of AS (SELECT id, count FROM segment WHERE id >= ?1 << 40 AND id <= (SELECT id FROM at) ORDER BY id DESC LIMIT 1)
+SELECT next_offset, at.id, coalesce((SELECT id FROM segment_of WHERE id + count > at.id), at.id) FROM at
 """
 
 
-class _Planned(msgspec.Struct, frozen=True, gc=False):
-    """A segment that lies ahead."""
+_Planned = tuple[int, int, int]
+"""A segment that lies ahead: id, number of offsets, bytes."""
 
-    part: int
-    base: int
-    count: int
-    size_bytes: int
+_decode_ends = msgspec.json.Decoder(list[tuple[int, int]]).decode
+_decode_plan = msgspec.json.Decoder(list[_Planned]).decode
+_decode_read = msgspec.json.Decoder(list[tuple[int, int]]).decode
 
 
 class _Way:
@@ -75,10 +74,6 @@ class _Way:
         self.at = 0
         self.end = -1
         """The end of the partition when last looked at; -1 when it must be looked at."""
-
-    @property
-    def waiting(self) -> int:
-        return len(self.buffer) - self.at
 
     def take(self, most: int) -> list[Record]:
         taken = self.buffer[self.at : self.at + most]
@@ -122,8 +117,7 @@ class Feed:
         ways = [way for of, way in self._ways.items() if of not in self._paused]
         if not ways:
             return []
-        if sum(way.waiting for way in ways) < most:
-            self._fill(ways, most)
+        self._fill(ways, most)
         return self._deal(ways, most)
 
     def wait(self, timeout_s: float) -> bool:
@@ -159,80 +153,79 @@ class Feed:
 
     def _fill(self, ways: list[_Way], most: int) -> None:
         """Fetch until `most` records wait, the bytes of one fetch are used up, or there are no more."""
+        missing = most - _waiting(ways)
+        if missing <= 0:
+            return
         version = self._database.data_version()
         if version != self._version:
             self._version = version
-            for way in ways:
+            for way in self._by_part.values():
                 way.end = -1
-            for of in self._paused:
-                self._ways[of].end = -1
         left_bytes = _FETCH_BYTES
-        while left_bytes > 0:
-            missing = most - sum(way.waiting for way in ways)
+        while missing > 0 and left_bytes > 0:
             behind = [way for way in ways if way.end < 0 or way.low < way.end]
-            if missing <= 0 or not behind:
+            if not behind:
                 return
             left_bytes -= self._fetch(behind, max(1, missing // len(behind)), left_bytes)
+            missing = most - _waiting(ways)
 
     def _fetch(self, ways: list[_Way], offsets: int, most_bytes: int) -> int:
         """Look what lies ahead of these partitions and read it; return the bytes read, 0 where there was nothing to read."""
         with self._database.told("reading the log") as con:
-            ends, planned = con.execute(_PLAN, (as_json([(way.part, way.low) for way in ways]), offsets)).get
-            found = self._heed(ways, read_numbers(ends), str(planned or ""))
+            ends, plan = con.execute(_PLAN, (as_json([(way.part, way.low) for way in ways]), offsets)).get
+            found = self._heed(ways, dict(_decode_ends(ends or "[]")), _decode_plan(plan or "[]"))
             chosen = _choose(found, most_bytes)
             if not chosen:
                 return 0
-            told, data = con.execute(_READ, (as_json([(plan.part, plan.base) for plan in chosen]),)).get
-        for plan in chosen:
-            # Also when retention has just removed it: what was planned is never planned again.
-            self._by_part[plan.part].low = plan.base + plan.count
-        if told is not None:
-            self._decode(str(told), memoryview(data))
-        for plan in chosen:
-            self._by_part[plan.part].jump(0)
-        return sum(plan.size_bytes for plan in chosen)
+            told, data = con.execute(_READ, (as_json([planned[0] for plans in chosen for planned in plans]),)).get
+        numbers = _decode_read(told or "[]")
+        for (number, append_ms), coded in zip(numbers, decode_segments(len(numbers), data or b""), strict=True):
+            part, base = part_and_base(number)
+            way = self._by_part[part]
+            way.add(records_of(coded, base, append_ms, way.of))
+        for plans in chosen:
+            number, count, _ = plans[-1]
+            part, base = part_and_base(number)
+            # Also past segments that retention has removed since they were planned.
+            self._by_part[part].jump(base + count)
+        return sum([size_bytes for plans in chosen for _, _, size_bytes in plans])
 
-    def _heed(self, ways: list[_Way], ends: dict[int, int], planned: str) -> list[list[_Planned]]:
+    def _heed(self, ways: list[_Way], ends: dict[int, int], plan: list[_Planned]) -> list[list[_Planned]]:
         """Enter the ends; return the segments ahead of each partition."""
         found: dict[int, list[_Planned]] = {}
-        numbers = iter(planned.split())
-        for part in numbers:
-            plan = _Planned(int(part), int(next(numbers)), int(next(numbers)), int(next(numbers)))
-            found.setdefault(plan.part, []).append(plan)
+        for planned in plan:
+            found.setdefault(planned[0] >> BASE_BITS, []).append(planned)
         for way in ways:
             way.end = ends.get(way.part, way.low)
             if way.part not in found:
                 way.jump(way.end)  # compaction or retention left nothing up to the end
         return list(found.values())
 
-    def _decode(self, told: str, data: memoryview) -> None:
-        at = 0
-        numbers = iter(told.split())
-        for part in numbers:
-            base, _, append_ms, size_bytes = (int(next(numbers)) for _ in range(4))
-            way = self._by_part[int(part)]
-            way.add(decode_records(data[at : at + size_bytes], base, append_ms, way.of))
-            at += size_bytes
+
+def _waiting(ways: list[_Way]) -> int:
+    return sum([len(way.buffer) - way.at for way in ways])
 
 
-def _choose(found: list[list[_Planned]], most_bytes: int) -> list[_Planned]:
-    """Take segments in turn from each partition until the bytes are used up, at least one."""
-    chosen: list[_Planned] = []
-    for index in range(max((len(plans) for plans in found), default=0)):
-        for plans in found:
+def _choose(found: list[list[_Planned]], most_bytes: int) -> list[list[_Planned]]:
+    """Take the first segments of each partition, in turn, until the bytes are used up; at least one."""
+    if sum([size_bytes for plans in found for _, _, size_bytes in plans]) <= most_bytes:
+        return found
+    chosen: list[list[_Planned]] = [[] for _ in found]
+    left_bytes = most_bytes
+    for index in range(max(len(plans) for plans in found)):
+        for plans, taken in zip(found, chosen, strict=True):
             if index < len(plans):
-                if chosen and most_bytes < plans[index].size_bytes:
-                    return chosen
-                most_bytes -= plans[index].size_bytes
-                chosen.append(plans[index])
+                size_bytes = plans[index][2]
+                if size_bytes > left_bytes < most_bytes:  # the first one may be larger than all
+                    return [taken for taken in chosen if taken]
+                left_bytes -= size_bytes
+                taken.append(plans[index])
     return chosen
 
 
 def _begin(con: apsw.Connection, of: TopicPartition, part: int, start: int | None) -> _Way:
-    """Begin at an offset, which may lie inside a segment, or at the end for None."""
-    end, first, low = con.execute(_SEEK, (part, -1 if start is None else start)).get
+    """Begin at an offset, which may lie inside a segment, or at the end for None; what lies outside begins at the nearer end."""
+    end, position, low = con.execute(_SEEK, (part, start or 0)).get
     if start is None:
         return _Way(of, part, end, end)
-    if start < first:
-        return _Way(of, part, first, first)
-    return _Way(of, part, start, low)
+    return _Way(of, part, part_and_base(position)[1], part_and_base(low)[1])

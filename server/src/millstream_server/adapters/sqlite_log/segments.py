@@ -18,9 +18,14 @@ from millstream_server.core.partitioner import partition_of
 SEGMENT_RECORDS = 500
 SEGMENT_BYTES = 1 << 20
 
+BASE_BITS = 40
+_BASES = (1 << BASE_BITS) - 1
+
 Row = tuple[bytes | None, bytes | None, Headers]
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(tuple[list[int] | None, list[Row]]).decode
+_Coded = tuple[list[int] | None, list[Row]]
+_decode = msgspec.msgpack.Decoder(_Coded).decode
+_decode_many = msgspec.msgpack.Decoder(list[_Coded]).decode
 
 
 class Segment(msgspec.Struct, frozen=True, gc=False):
@@ -115,11 +120,20 @@ def _cut(records: list[Outgoing]) -> Iterator[Segment]:
         yield Segment(len(rows), encode_rows(None, rows))
 
 
+def segment_id(part: int, base: int) -> int:
+    """The key of a segment: segments of one partition lie together, in the order of their offsets."""
+    return part << BASE_BITS | base
+
+
+def part_and_base(number: int) -> tuple[int, int]:
+    return number >> BASE_BITS, number & _BASES
+
+
 def encode_rows(distances: list[int] | None, rows: list[Row]) -> bytes:
     return _encode((distances, rows))
 
 
-def decode_rows(data: bytes | memoryview, base: int) -> tuple[Sequence[int], list[Row]]:
+def decode_rows(data: bytes, base: int) -> tuple[Sequence[int], list[Row]]:
     """Return the offsets and the rows of a segment."""
     distances, rows = _decode(data)
     if distances is None:
@@ -127,7 +141,14 @@ def decode_rows(data: bytes | memoryview, base: int) -> tuple[Sequence[int], lis
     return [base + distance for distance in distances], rows
 
 
-def decode_records(data: bytes | memoryview, base: int, append_ms: int, of: TopicPartition) -> list[Record]:
-    offsets, rows = decode_rows(data, base)
+def decode_segments(count: int, data: bytes) -> list[_Coded]:
+    """Return what is in the blobs of `count` segments, joined: with msgpack's mark of an array before them they are one value."""
+    return _decode_many(b"".join((b"\xdd", count.to_bytes(4, "big"), data)))
+
+
+def records_of(coded: _Coded, base: int, append_ms: int, of: TopicPartition) -> list[Record]:
+    distances, rows = coded
     topic, partition = of.topic, of.partition
-    return [Record(topic, partition, offset, append_ms, *row) for offset, row in zip(offsets, rows, strict=True)]
+    if distances is None:
+        return [Record(topic, partition, offset, append_ms, key, value, headers) for offset, (key, value, headers) in enumerate(rows, base)]
+    return [Record(topic, partition, base + distance, append_ms, *row) for distance, row in zip(distances, rows, strict=True)]

@@ -13,7 +13,7 @@ from functools import lru_cache
 import apsw
 import msgspec
 
-from millstream_server.adapters.sqlite_log.segments import Segment
+from millstream_server.adapters.sqlite_log.segments import Segment, segment_id
 
 _NEXT = "SELECT group_concat(tp || ' ' || next_offset, ' ') FROM part WHERE tp IN (SELECT value FROM json_each(?))"
 _ADVANCE = "UPDATE part SET next_offset = j.value ->> 1 FROM json_each(?) j WHERE part.tp = j.value ->> 0"
@@ -35,12 +35,12 @@ def insert(con: apsw.Connection, segments: Mapping[int, Sequence[Segment]]) -> d
     """
     first = read_numbers(con.execute(_NEXT, (as_json(list(segments)),)).get)
     append_ms = now_ms()
-    rows: list[tuple[int, int, int, int, bytes]] = []
+    rows: list[tuple[int, int, int, bytes]] = []
     ends: list[tuple[int, int]] = []
     for part, of_part in segments.items():
         at = first[part]
         for segment in of_part:
-            rows.append((part, at, segment.count, append_ms, segment.data))
+            rows.append((segment_id(part, at), segment.count, append_ms, segment.data))
             at += segment.count
         ends.append((part, at))
     for start in range(0, len(rows), _ROWS_A_STATEMENT):
@@ -67,4 +67,4 @@ def read_numbers(text: object) -> dict[int, int]:
 
 @lru_cache(maxsize=_ROWS_A_STATEMENT)
 def _insert_sql(rows: int) -> str:
-    return "INSERT INTO segment (tp, base, count, append_ms, data) VALUES " + ",".join(["(?,?,?,?,?)"] * rows)  # noqa: S608 - no values in it
+    return "INSERT INTO segment (id, count, append_ms, data) VALUES " + ",".join(["(?,?,?,?)"] * rows)  # noqa: S608 - no values in it
