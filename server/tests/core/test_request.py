@@ -7,7 +7,6 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from millstream_server.core.request import BadRequest, decode_request
 
 
@@ -20,7 +19,13 @@ def test_any_bytes_are_either_a_request_or_refused(data: bytes) -> None:
         assert refused.message
 
 
-@given(st.dictionaries(st.text(max_size=10), st.one_of(st.none(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=5)), max_size=5))
+@given(
+    st.dictionaries(
+        st.text(max_size=10),
+        st.one_of(st.none(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=5)),
+        max_size=5,
+    )
+)
 def test_parameters_stay_the_callers_bytes(params: dict[str, object]) -> None:
     """What the worker gets is what the caller wrote, byte for byte."""
     text = json.dumps(params)
@@ -59,3 +64,15 @@ def test_a_record_without_a_readable_id_has_nobody_to_answer(value: bytes | None
         decode_request(value)
 
     assert refused.value.id == ""
+
+
+@pytest.mark.parametrize(
+    ("params", "path"),
+    [('{"x": NaN}', "$.params.x"), ('{"rows": [{"x": 1}, {"x": -Infinity}]}', "$.params.rows[1].x"), ("Infinity", "$.params")],
+)
+def test_a_number_that_json_does_not_know_is_answered_with_its_path(params: str, path: str) -> None:
+    """Many encoders write NaN by default: such a caller is told where, and does not wait for an answer that never comes."""
+    with pytest.raises(BadRequest, match="is no JSON") as refused:
+        decode_request(b'{"id": "a", "pipeline": "p", "params": ' + params.encode() + b"}")
+
+    assert (refused.value.id, refused.value.path) == ("a", path)

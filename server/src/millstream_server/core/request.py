@@ -6,7 +6,9 @@ Source: DESIGN §4.1. Plain JSON `{"id", "pipeline", "tenant"?, "params"?, "repl
 
 from __future__ import annotations
 
+import json
 import re
+from math import isfinite
 
 import msgspec
 
@@ -69,7 +71,8 @@ def decode_request(value: bytes | None) -> Envelope:
         envelope = _decode_envelope(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message, path = split_path(str(error))
-        raise BadRequest(message, id=_readable_id(value), path=path) from None
+        id = _readable_id(value)
+        raise BadRequest(message, id=id, path=path) if id else _not_finite(value, message) from None
     _check(envelope)
     return envelope
 
@@ -86,6 +89,35 @@ def _readable_id(value: bytes) -> str:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
     return found if 0 < len(found) <= MAX_ID_CHARS else ""
+
+
+def _not_finite(value: bytes, message: str) -> BadRequest:
+    """What refuses a record whose id cannot be read. The encoders of many languages write NaN and Infinity, which JSON does not
+    know: such a caller is answered, and told where. All else is told as it is, without an id."""
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return BadRequest(message)
+    id = found.get("id") if isinstance(found, dict) else None
+    if not isinstance(id, str) or not 0 < len(id) <= MAX_ID_CHARS or not id.isprintable():
+        return BadRequest(message)
+    number, path = _find_not_finite(found)
+    return BadRequest(f"{number} is no JSON: {message}", id=id, path=path) if number else BadRequest(message)
+
+
+def _find_not_finite(value: object) -> tuple[str, str]:
+    """The first NaN or infinity in a decoded value, and its JSON path."""
+    steps = [("$", value)]
+    while steps:
+        path, current = steps.pop()
+        match current:
+            case float() if not isfinite(current):
+                return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(current)], path
+            case dict():
+                steps += [(f"{path}.{name}", child) for name, child in reversed(current.items())]
+            case list():
+                steps += [(f"{path}[{index}]", child) for index, child in reversed([*enumerate(current)])]
+    return "", "$"
 
 
 def _check(envelope: Envelope) -> None:
