@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from millstream_server.core.log import DLQ, RETRY_LATER, RETRY_NOW, RETRY_SOON, Record
 from millstream_server.core.request import Origin
 from millstream_server.core.retry import Cause, dead_letter, next_try, original_headers, retried_origin, retry_record
@@ -32,7 +31,7 @@ def test_a_retried_record_carries_its_origin_and_attempts_and_the_callers_header
     twice = retry_record(again, attempts=attempts, alone=alone, now_ms=99)
 
     read = Record(twice.topic, 3, 8, 100, twice.key, twice.value, twice.headers)
-    assert retried_origin(read) == (origin, attempts, alone)
+    assert retried_origin(read, 12) == (origin, attempts, alone)
     assert original_headers(twice.headers) == headers
     assert dict(twice.headers)["ms_first_parked_ms"] == b"5"
     assert twice.value == b"{...}"
@@ -71,7 +70,13 @@ def test_a_dead_letter_holds_the_callers_bytes_untouched_and_says_where_they_cam
     origin = Origin("ml.pipeline.input", 3, 41, 1000, b"acme")
 
     letter = dead_letter(
-        value=b"\xff\x00", key=b"acme", headers=(("a", b"1"), ("ms_alone", b"1")), origin=origin, code="undecodable", message="m", attempts=0
+        value=b"\xff\x00",
+        key=b"acme",
+        headers=(("a", b"1"), ("ms_alone", b"1")),
+        origin=origin,
+        code="undecodable",
+        message="m",
+        attempts=0,
     )
 
     assert (letter.topic, letter.value, letter.key) == (DLQ, b"\xff\x00", b"acme")
@@ -84,4 +89,4 @@ def test_a_dead_letter_holds_the_callers_bytes_untouched_and_says_where_they_cam
 def test_a_record_on_a_retry_topic_without_our_headers_is_refused() -> None:
     """Somebody else's record cannot be answered for: it ends as a dead letter, not as a crash."""
     with pytest.raises(ValueError, match="without the header"):
-        retried_origin(Record(RETRY_NOW, 0, 0, 0, None, b"{}", ()))
+        retried_origin(Record(RETRY_NOW, 0, 0, 0, None, b"{}", ()), 12)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from millstream_server.core.log import DLQ, RETRY_LATER, RETRY_NOW, RETRY_SOON, Headers, Outgoing, Record
+from millstream_server.core.log import DLQ, INPUT, RETRY_LATER, RETRY_NOW, RETRY_SOON, Headers, Outgoing, Record
 from millstream_server.core.request import Origin
 from millstream_server.core.work import Work
 
@@ -29,7 +29,8 @@ _OURS = frozenset(
     }
 )
 
-Cause = Literal["worker_died", "timed_out", "out_of_memory", "retryable"]
+Cause = Literal["worker_died", "timed_out", "out_of_memory", "retryable", "crowded_out"]
+"""Why a try ended without an answer; `crowded_out`: the answers of its batch were too large together."""
 
 
 def retry_record(work: Work, *, attempts: int, alone: bool, now_ms: int, delayed: bool = False) -> Outgoing:
@@ -57,8 +58,14 @@ def original_headers(headers: Headers) -> Headers:
     return tuple((k, v) for k, v in headers if k not in _OURS)
 
 
-def retried_origin(record: Record) -> tuple[Origin, int, bool]:
+def retried_origin(record: Record, partitions: int) -> tuple[Origin, int, bool]:
     """Read origin, charged attempts and the alone mark from a record of a retry topic.
+
+    Anybody may have written it, so its numbers are believed only where a node could have written them.
+
+    Args:
+        record: the record.
+        partitions: of the topics that a result of it may go to.
 
     Raises:
         ValueError: the headers are not ours; the record is then a dead letter.
@@ -72,9 +79,13 @@ def retried_origin(record: Record) -> tuple[Origin, int, bool]:
             int(headers["ms_origin_append_ms"]),
             headers.get("ms_origin_key"),
         )
-        return origin, int(headers["ms_attempt"]), headers.get("ms_alone") == b"1"
-    except (KeyError, UnicodeDecodeError) as error:
+        attempts = int(headers["ms_attempt"])
+    except (KeyError, ValueError) as error:
         raise ValueError(f"a record on {record.topic} without the header {error}") from None
+    ranges = ((origin.partition, partitions), (origin.offset, 1 << 63), (origin.append_ms, 1 << 63), (attempts, 1 << 16))
+    if origin.topic != INPUT or not all(0 <= number < end for number, end in ranges):
+        raise ValueError(f"a record on {record.topic} whose headers name {origin}, attempt {attempts}, which is no request")
+    return origin, attempts, headers.get("ms_alone") == b"1"
 
 
 def dead_letter(
@@ -103,5 +114,7 @@ def next_try(work: Work, cause: Cause, max_attempts: int) -> tuple[int, bool] | 
         return None if charged >= max_attempts else (charged, work.alone)
     if not work.alone:
         return work.attempts, True
+    if cause == "crowded_out":
+        return None
     charged = work.attempts + 1
     return None if charged >= max_attempts else (charged, True)

@@ -113,7 +113,7 @@ class Catalog:
     def _resolve(self, pipeline: str, tenant: str) -> Route | Refusal:
         found = self._find_pipeline(pipeline)
         if found is None:
-            return self._unknown_pipeline(pipeline)
+            return self._unknown_pipeline(pipeline, tenant)
         package, current, spec = found
         if spec.kind == "training" or not spec.model:
             return Route(package, current, spec, model_key(tenant, spec.model) if spec.model else "")
@@ -140,11 +140,11 @@ class Catalog:
                         return package, release, spec
         return None
 
-    def _unknown_pipeline(self, name: str) -> Refusal:
+    def _unknown_pipeline(self, name: str, tenant: str) -> Refusal:
         known = self.pipelines()
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
         if near:
-            said, mend = f"; near misses: {', '.join(near)}", f"send it to {near[0]}"
+            said, mend = f"; near misses: {', '.join(near)}", f"correct the name: millstream invoke {near[0]} --tenant {tenant}"
         elif known:
             said, mend = f"; known: {', '.join(known[:8])}", "see the pipelines: millstream releases list"
         else:
@@ -161,7 +161,8 @@ class Catalog:
                 self._training_mend(package, spec.model, tenant),
                 needs_fresh_view=True,
             )
-        version = state.find(self.serving[key]) if key in self.serving else self.version_to_serve(state)
+        # What is served may be older than the state's live versions: it answers until the champion is loaded.
+        version = self.version(key, self.serving[key]) if key in self.serving else self.version_to_serve(state)
         if version is None:
             code, reason = self.unusable.get((key, state.champion), ("model_damaged", "its version is unknown"))
             return Refusal(

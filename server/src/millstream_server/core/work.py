@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from millstream_server.core.log import Headers
+from millstream_server.core.log import Headers, Record
 from millstream_server.core.request import Origin
 
 
@@ -42,3 +42,11 @@ class Work(msgspec.Struct, gc=False, eq=False):
     def attempt(self) -> int:
         """The number that pipeline code is told: 1 for the first try."""
         return self.attempts + 1
+
+
+def held_bytes(record: Record) -> int:
+    """Bytes that a record counts for while a node holds it: value and headers, which a caller may make as large."""
+    size = len(record.value or b"")
+    for name, value in record.headers:
+        size += len(name) + len(value)
+    return size

@@ -7,13 +7,14 @@ writes the log lines by which one id can be followed. Lives on the loop.
 from __future__ import annotations
 
 import fnmatch
+import shlex
 import time
 from collections.abc import Callable, Sequence
 
 import msgspec
 from millstream import wire
 
-from millstream_server.core.errors import CODES
+from millstream_server.core.errors import CODES, Invalid
 from millstream_server.core.log import OUTPUT, Outgoing, Record
 from millstream_server.core.logbook import Line
 from millstream_server.core.release import Release
@@ -21,7 +22,7 @@ from millstream_server.core.request import Origin
 from millstream_server.core.result import Durations, RecordRef, Result, ResultError, Status, decode_result, encode_result
 from millstream_server.core.retry import Cause, dead_letter, next_try, original_headers, retry_record
 from millstream_server.core.routing import Refusal
-from millstream_server.core.work import Work
+from millstream_server.core.work import Work, held_bytes
 from millstream_server.node.committer import CommitterThread, Finish
 from millstream_server.node.logbook import Logbook, entry
 from millstream_server.node.pool import Pool
@@ -62,7 +63,7 @@ class Answerer:
 
     def refuse(self, work: Work, refusal: Refusal, path: str = "") -> None:
         """Answer a request that cannot be routed."""
-        error = ResultError(refusal.code, refusal.message, path, refusal.mend or mend_of(refusal.code, work.id))
+        error = ResultError(refusal.code, refusal.message, path, refusal.mend or mend_of(refusal.code, work.id, path=path))
         status: Status = "failed" if refusal.status == "failed" else "invalid"
         self._end([work], status, error)
 
@@ -72,7 +73,7 @@ class Answerer:
             value=record.value, key=record.key, headers=record.headers, origin=origin, code="undecodable", message=message, attempts=0
         )
         self._logbook.write(entry(event="dead_letter", level="warning", message=f"undecodable: {message}", extra={"record": _at(origin)}))
-        self._committer.submit([Finish(record.topic, record.partition, record.offset, (letter,), len(record.value or b""), "")], None)
+        self._committer.submit([Finish(record.topic, record.partition, record.offset, (letter,), held_bytes(record), "")], None)
 
     def finish_silently(self, work: Work) -> None:
         """The record is taken care of elsewhere (a run): its offset is finished without a result of its own."""
@@ -113,10 +114,13 @@ class Answerer:
             error = outcome.error
             if error is not None:
                 failed += 1
-                if error.retryable and (tried := next_try(work, "retryable", self._max_attempts)) is not None:
-                    again = retry_record(work, attempts=tried[0], alone=tried[1], now_ms=now_ms, delayed=True)
-                    finishes.append(self._finish(work, (again,), build_id))
-                    continue
+                if error.retryable:
+                    cause: Cause = "crowded_out" if error.code == "result_too_large" else "retryable"
+                    tried = next_try(work, cause, self._max_attempts)
+                    if tried is not None:
+                        again = retry_record(work, attempts=tried[0], alone=tried[1], now_ms=now_ms, delayed=cause == "retryable")
+                        finishes.append(self._finish(work, (again,), build_id))
+                        continue
             queue_s = max(0.0, round((now_ms - work.origin.append_ms) / 1000 - waited_s, 6))
             result = Result(
                 work.id,
@@ -127,7 +131,9 @@ class Answerer:
                 self._node,
                 work.attempt,
                 msgspec.Raw(outcome.body) if error is None else msgspec.UNSET,
-                None if error is None else ResultError(error.code, error.message, error.path, mend_of(error.code, work.id, release)),
+                None
+                if error is None
+                else ResultError(error.code, error.message, error.path, mend_of(error.code, work.id, release, error.path)),
                 label,
                 build_id,
                 model,
@@ -175,17 +181,15 @@ class Answerer:
             self._end(dead, "dead", error, pool)
             self._rates.error(pool.release.build_id, f"{dead[0].pipeline}: {detail}", mend_of(cause))
 
-    def fail(self, pool: Pool, works: list[Work], code: str, message: str) -> None:
-        if works:
-            self._end(works, "failed", ResultError(code, message, "", mend_of(code)), pool)
-            self._rates.error(pool.release.build_id, message, mend_of(code))
+    def route_anew(self, works: list[Work]) -> None:
+        self._listener.route_anew(works)
 
     def expire(self, pool: Pool | None, works: list[Work]) -> None:
         now_ms = self._clock_ms()
         for work in works:
             late = (now_ms - work.origin.append_ms) / 1000
             message = f"no result within the {(work.deadline_ms - work.origin.append_ms) / 1000:g} s it was given; {late:.1f} s have passed"
-            self._end([work], "expired", ResultError("expired", message, "", mend_of("expired")), pool)
+            self._end([work], "expired", ResultError("expired", message, "", mend_of("expired", work.id)), pool)
 
     def author_line(self, pool: Pool, worker: Worker, log: wire.Log) -> None:
         batch = worker.batches[0] if worker.batches else None
@@ -374,6 +378,8 @@ class PoolEvents:
 
     def model_unusable(self, pool: Pool, key: str, version: int, code: str, reason: str) -> None: ...
 
+    def route_anew(self, works: list[Work]) -> None: ...
+
 
 def replay_headers(work: Work) -> tuple[tuple[str, bytes], ...]:
     """Carry into the result that its request is a replayed dead letter, so that a caller can tell the two answers apart."""
@@ -385,7 +391,14 @@ def replay_headers(work: Work) -> tuple[tuple[str, bytes], ...]:
 def unwritable(record: Outgoing, code: str) -> Outgoing:
     """What is written in the place of a result that the log refuses: the same answer on the output topic, with the reason."""
     value = record.value or b""
-    result = decode_result(value)
+    try:
+        result = decode_result(value)
+    except msgspec.DecodeError:
+        # A request on its way to a retry or dead-letter topic: the log has room for all that its door let in, so the door was wider.
+        message = f"a record of {len(value):,} bytes does not fit {record.topic}: the log took larger ones once"
+        raise Invalid(
+            "record_too_large", message, where=record.topic, mend="raise log.max_record_bytes; see: millstream config show"
+        ) from None
     if code == "record_too_large":
         said = ResultError(
             "result_too_large", f"the result has {len(value)} bytes, more than a record may have", "", mend_of("result_too_large")
@@ -399,13 +412,15 @@ def unwritable(record: Outgoing, code: str) -> Outgoing:
     return Outgoing(OUTPUT, encode_result(small), record.key, record.headers, result.record.partition)
 
 
-def mend_of(code: str, request: str = "ID", release: Release | None = None) -> str:
+def mend_of(code: str, request: str = "ID", release: Release | None = None, path: str = "") -> str:
     """The general mend of a code, its placeholders filled with the case at hand so that it can be pasted."""
     known = CODES.get(code)
     if known is None:
         return ""
-    package = release.manifest.package if release else "PACKAGE"
-    return known.mend.replace("--request ID", f"--request {request}").replace("show PACKAGE", f"show {package}")
+    mend = known.mend.replace(" ID", f" {shlex.quote(request)}")
+    if release is not None:
+        mend = mend.replace("PACKAGE", release.manifest.package)
+    return mend.replace("the path", path) if path else mend
 
 
 def _at(origin: Origin) -> str:

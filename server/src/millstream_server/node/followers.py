@@ -14,6 +14,8 @@ from millstream_server.core.errors import LogUnavailable
 from millstream_server.core.log import MODELS, RELEASES, Log, Reader, Record, TopicPartition
 
 FOLLOWED = (RELEASES, MODELS)
+LOOK_AGAIN_S = 0.5
+"""Wait before a log that could not be read is read again."""
 
 
 class Follower:
@@ -49,7 +51,7 @@ class Follower:
 
     async def catch_up(self) -> None:
         """Return once everything that was on the followed topics when this was called has been applied."""
-        targets = await asyncio.to_thread(self._ends)
+        targets = await self._targets()
         if self._reached(targets):
             return
         waiter: asyncio.Future[None] = self._loop.create_future()
@@ -57,6 +59,15 @@ class Follower:
         if self._reader is not None:
             self._reader.wake()
         await waiter
+
+    async def _targets(self) -> dict[TopicPartition, int]:
+        """Where the followed topics end now, asked until the log says it: requests wait for the answer."""
+        while True:
+            try:
+                return await asyncio.to_thread(self._ends)
+            except LogUnavailable as error:
+                self._trouble(str(error))
+                await asyncio.sleep(LOOK_AGAIN_S)
 
     def _ends(self) -> dict[TopicPartition, int]:
         return {TopicPartition(topic, number): mark.end for topic in FOLLOWED for number, mark in enumerate(self._log.watermarks(topic))}
@@ -85,11 +96,16 @@ class Follower:
             self._failed(error)
 
     def _follow(self, reader: Reader) -> None:
+        troubled = False
         while not self._stopping.is_set():
             try:
                 records = reader.poll(500, 0.5)
             except LogUnavailable as error:
+                troubled = True
                 self._trouble(str(error))
-                self._stopping.wait(0.5)
+                self._stopping.wait(LOOK_AGAIN_S)
                 continue
+            if troubled:
+                troubled = False
+                self._trouble("")
             self._loop.call_soon_threadsafe(self._take, records, reader.positions())

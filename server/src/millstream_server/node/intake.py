@@ -18,10 +18,13 @@ from millstream_server.core.retry import retried_origin
 from millstream_server.core.routing import Catalog, Refusal, Route
 from millstream_server.core.run import NewRun, RunRequest
 from millstream_server.core.store import AnswerMaker, Store, Submitted
-from millstream_server.core.work import Work
+from millstream_server.core.work import Work, held_bytes
 from millstream_server.node.answers import Answerer
 from millstream_server.node.logbook import Logbook, entry
 from millstream_server.node.pool import Pool
+
+FEW_DEADLINES = 1000
+"""Deadlines that are kept without looking whose requests have ended."""
 
 
 class Intake:
@@ -42,8 +45,10 @@ class Intake:
         clock_ms: Callable[[], int],
         *,
         max_attempts: int,
+        partitions: int,
     ) -> None:
         self._log_id = log_id
+        self._partitions = partitions
         self._catalog = catalog
         self._answers = answers
         self._logbook = logbook
@@ -60,6 +65,7 @@ class Intake:
         self._submitting: asyncio.Queue[tuple[Route, Work]] = asyncio.Queue()
         self._deadlines: list[tuple[int, int, Work]] = []
         self._deadline_number = 0
+        self._most_deadlines = FEW_DEADLINES
 
     def take(self, records: list[Record]) -> None:
         """Take records of one poll, then let every pool that got some send."""
@@ -69,6 +75,7 @@ class Intake:
             work = self._read(record)
             if work is not None:
                 works.append(work)
+        self._watch_deadlines(works)
         if works:
             self._logbook.write(
                 entry(
@@ -86,6 +93,7 @@ class Intake:
         """Send each request where it belongs now."""
         pools: set[Pool] = set()
         resolve = self._catalog.resolve
+        now_ms = self._clock_ms()
         for work in works:
             route = resolve(work.pipeline, work.tenant)
             if type(route) is Refusal:
@@ -93,7 +101,13 @@ class Intake:
                 continue
             assert isinstance(route, Route)
             if route.pipeline.kind == "training":
+                # From here on its deadline is the run's: its record may belong to a run already, if the node was killed between
+                # the two writes, and then the run answers.
+                work.done = True
                 self._submitting.put_nowait((route, work))
+                continue
+            if work.deadline_ms and work.deadline_ms <= now_ms:
+                self._answers.expire(None, [work])
                 continue
             pool = self._pool_of(route.release.build_id)
             if pool is None or pool.broken:
@@ -119,12 +133,21 @@ class Intake:
         if late:
             self._answers.expire(None, late)
 
+    def _watch_deadlines(self, works: list[Work]) -> None:
+        """Remember deadlines; ended requests are forgotten now and then, however far away their deadlines are."""
+        for work in works:
+            if work.deadline_ms:
+                self._deadline_number += 1
+                heapq.heappush(self._deadlines, (work.deadline_ms, self._deadline_number, work))
+        if len(self._deadlines) > self._most_deadlines:
+            self._deadlines = [entry for entry in self._deadlines if not entry[2].done]
+            heapq.heapify(self._deadlines)
+            self._most_deadlines = max(FEW_DEADLINES, 2 * len(self._deadlines))
+
     async def submit_runs(self) -> None:
         """Write runs to the store, one after the other; only then does their record's offset go on."""
         while True:
             route, work = await self._submitting.get()
-            if work.done:
-                continue
             delay_s = 0.1
             while True:
                 try:
@@ -144,7 +167,7 @@ class Intake:
             origin = origin_of(record)
         else:
             try:
-                origin, attempts, alone = retried_origin(record)
+                origin, attempts, alone = retried_origin(record, self._partitions)
             except ValueError as error:
                 self._answers.bury(record, origin_of(record), str(error))
                 return None
@@ -156,7 +179,7 @@ class Intake:
                 self._answers.bury(record, origin, error.message)
                 return None
             work = Work(error.id, "", "", b"", "", record.topic, record.partition, record.offset, origin, value, record.headers)
-            work.size_bytes = len(value)
+            work.size_bytes = held_bytes(record)
             self._answers.refuse(work, Refusal("bad_request", error.message), error.path)
             return None
         work = Work(
@@ -175,7 +198,7 @@ class Intake:
             alone,
             0,
             envelope.idempotency_key,
-            len(value),
+            held_bytes(record),
         )
         if envelope.reply_to and not self._answers.may_reply_to(envelope.reply_to):
             work.reply_to = ""
@@ -187,8 +210,6 @@ class Intake:
             return None
         if envelope.timeout_s:
             work.deadline_ms = origin.append_ms + int(envelope.timeout_s * 1000)
-            self._deadline_number += 1
-            heapq.heappush(self._deadlines, (work.deadline_ms, self._deadline_number, work))
         return work
 
     def _refuse(self, work: Work, refusal: Refusal) -> None:
@@ -201,8 +222,9 @@ class Intake:
             asyncio.get_running_loop().create_task(self._refuse_with_fresh_view())
 
     async def _refuse_with_fresh_view(self) -> None:
-        await self._catch_up()
+        # Only those that wait already: what is polled later must see the ends that the topics have then.
         waiting, self._waiting_for_view = self._waiting_for_view, []
+        await self._catch_up()
         routable: list[Work] = []
         for work in waiting:
             if work.done:

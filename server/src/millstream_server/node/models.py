@@ -84,7 +84,7 @@ class Models:
         serving = self._catalog.serving.get(key, 0)
         if serving == version.version:
             return
-        if serving == 0 or state.find(serving) is None:
+        if serving == 0:
             self._switch(state, version)
             self._preload(key, version)
             return
@@ -133,7 +133,7 @@ class Models:
         needed = set()
         for state in self._catalog.models.values():
             for number in {state.champion, self._catalog.serving.get(state.key, 0)}:
-                version = state.find(number)
+                version = self._catalog.version(state.key, number)
                 if version is not None:
                     needed.add((version.package, version.build_id))
         return needed

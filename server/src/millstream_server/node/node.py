@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -39,6 +40,7 @@ from millstream_server.core.release import Release, decode_package
 from millstream_server.core.routing import Catalog
 from millstream_server.core.status import NodeStatus, ReleaseStatusRow, encode_status
 from millstream_server.core.store import NodeRow, Store
+from millstream_server.core.work import Work
 from millstream_server.node.answers import Answerer, PoolEvents, unwritable
 from millstream_server.node.committer import CommitterThread, Finish, PoolState
 from millstream_server.node.controller import Controller
@@ -123,6 +125,8 @@ class Node(PoolEvents):
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._wired = False
+        self._caught_up = False
+        self._untaken: dict[str, ModelState] = {}
 
     @staticmethod
     def _clock_ms() -> int:
@@ -142,11 +146,18 @@ class Node(PoolEvents):
         loop = self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        await self._start()
-        on_ready(f"node {self.settings.name} accepts requests (pid {os.getpid()})")
-        self.logbook.write(entry("node_started", f"accepts requests after {(self._clock_ms() - self.started_ms) / 1000:.2f} s"))
-        await self._stop.wait()
-        await self._end()
+        loop.set_exception_handler(self._unhandled)
+        starting, stopping = loop.create_task(self._start()), loop.create_task(self._stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            on_ready(f"node {self.settings.name} accepts requests (pid {os.getpid()})")
+            self.logbook.write(entry("node_started", f"accepts requests after {(self._clock_ms() - self.started_ms) / 1000:.2f} s"))
+            await stopping
+            await self._end()
+        else:
+            starting.cancel()  # nothing is owed to anybody yet: workers end with this process
+            self.logbook.write(entry("node_stopped", self._reason or "told to stop before it accepted requests"))
         if self._error is not None:
             raise self._error
         return 0
@@ -157,6 +168,8 @@ class Node(PoolEvents):
         self._wire_serving()
         self.follower.start()
         await self.follower.catch_up()
+        self._caught_up = True
+        self._take_models()
         self.installer.sweep()
         self.releases.reconcile()  # workers import their modules while this process imports the store's library
         self.store = self._open_store()
@@ -167,8 +180,7 @@ class Node(PoolEvents):
         if settings.serves:
             self.poller.start()
             while not await asyncio.to_thread(self.poller.assigned.wait, 0.05):
-                if self._stop.is_set():
-                    return
+                continue  # in steps, so that a node that is told to stop meanwhile does
         self.accepting = True
         self._spawn(self.relay.run(), "outbox")
         self._spawn(self._tick(), "tick")
@@ -219,7 +231,7 @@ class Node(PoolEvents):
     def _wire_intake(self) -> None:
         """Make the rooms that need the store, and intake, which feeds them all: the second half."""
         settings, loop, clock = self.settings, self._loop, self._clock_ms
-        self.relay = OutboxRelay(self.log, self.store, self.instance, clock, self._trouble("outbox"))
+        self.relay = OutboxRelay(self.log, self.store, self.instance, clock, self._trouble("outbox"), self._say_lost)
         self.runs = Runs(
             settings.name,
             self.store,
@@ -247,6 +259,7 @@ class Node(PoolEvents):
             self._run_submitted,
             clock,
             max_attempts=settings.max_attempts,
+            partitions=PARTITIONS,
         )
         self.poller = Poller(
             self.log,
@@ -304,14 +317,21 @@ class Node(PoolEvents):
                     state = decode_model(record.value)
                     if self.catalog.put_model(state):
                         changed = True
-                        self.models.take(state)
+                        self._untaken[state.key] = state
             except msgspec.DecodeError as error:
                 self.logbook.write(
                     entry("follow", f"{record.topic}/{record.partition}/{record.offset} is not understood: {error}", level="error")
                 )
-        if changed:
+        if changed and self._caught_up:
+            self._take_models()
             self.releases.reconcile()
             self._releases_changed()
+
+    def _take_models(self) -> None:
+        """Serve what is newest of each model: the topic tells of older versions too, and none of them may answer on the way."""
+        untaken, self._untaken = self._untaken, {}
+        for state in untaken.values():
+            self.models.take(state)
 
     def _switched(self, state: ModelState, version: ModelVersion) -> None:
         release = self.catalog.release(version.package, version.build_id)
@@ -344,6 +364,10 @@ class Node(PoolEvents):
 
     def model_unusable(self, pool: Pool, key: str, version: int, code: str, reason: str) -> None:
         self.models.unusable(key, version, code, reason)
+
+    def route_anew(self, works: list[Work]) -> None:
+        if works:
+            self.intake.route(works)
 
     def _preload(self, pool: Pool) -> None:
         """Load what a pool will be asked for before it is."""
@@ -530,6 +554,17 @@ class Node(PoolEvents):
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error, task.get_name())
+
+    def _say_lost(self, text: str) -> None:
+        self.logbook.write(entry("outbox", text, level="error"))
+
+    def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The loop's last resort. A callback that raised may have dropped requests that nobody will ask for again before a restart."""
+        error = context.get("exception")
+        if isinstance(error, BaseException) and "transport" not in context:
+            self._fail(error, context["message"])
+        else:
+            self.logbook.write(entry("loop", f"{context['message']}: {error!r}", level="warning"))
 
     def _fail_from_thread(self, error: BaseException) -> None:
         self._loop.call_soon_threadsafe(self._fail, error, "a thread of the node")

@@ -8,11 +8,12 @@ present state of all releases and models, then goes on from the number that was 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from millstream_server.core.errors import MillstreamError, Unavailable
+from millstream_server.core.errors import Invalid, MillstreamError, RecordTooLarge, Unavailable, UnknownTopic
 from millstream_server.core.log import RELEASES, CommitPosition, Committer, Log
-from millstream_server.core.store import Store
+from millstream_server.core.store import OutboxRow, Store
+from millstream_server.node.answers import unwritable
 
 GROUP = "millstream.outbox"
 _BATCH = 500
@@ -22,13 +23,22 @@ class OutboxRelay:
     """A task of the loop; store and log are touched in one worker thread at a time."""
 
     def __init__(
-        self, log: Log, store: Store, owner: str, clock_ms: Callable[[], int], trouble: Callable[[str], None], *, lease_s: float = 10.0
+        self,
+        log: Log,
+        store: Store,
+        owner: str,
+        clock_ms: Callable[[], int],
+        trouble: Callable[[str], None],
+        lost: Callable[[str], None],
+        *,
+        lease_s: float = 10.0,
     ) -> None:
         self._log = log
         self._store = store
         self._owner = owner
         self._clock_ms = clock_ms
         self._trouble = trouble
+        self._lost = lost
         self._lease_s = lease_s
         self._wake = asyncio.Event()
         self._committer: Committer | None = None
@@ -73,22 +83,44 @@ class OutboxRelay:
             return False
         committer.begin()
         try:
-            committer.send([row.record for row in rows])
+            self._send(committer, rows)
             committer.commit(GROUP, [CommitPosition(RELEASES, 0, rows[-1].number)], None)
         except MillstreamError:
             committer.abort()
+            self._committer = None  # the write may have happened all the same: ask the log for the position again
             raise
         self._position = rows[-1].number
         self._store.outbox_trim(self._position)
         return len(rows) == _BATCH
 
+    def _send(self, committer: Committer, rows: Sequence[OutboxRow]) -> None:
+        try:
+            committer.send([row.record for row in rows])
+        except (RecordTooLarge, UnknownTopic):
+            for row in rows:
+                self._send_one(committer, row)
+
+    def _send_one(self, committer: Committer, row: OutboxRow) -> None:
+        """One refused record must not hold up all that come after it: another answer takes its place, or its absence is told."""
+        try:
+            committer.send([row.record])
+            return
+        except (RecordTooLarge, UnknownTopic) as error:
+            refused = error
+        try:
+            committer.send([unwritable(row.record, refused.code)])
+        except Invalid:
+            self._lost(f"outbox row {row.number} for {row.record.topic} was left out: {refused.message}")
+
     def _take_over(self) -> Committer:
         """Initialise the transactional id first, which ends what a dead relay left open, and only then read the position."""
-        self._committer = self._log.committer(GROUP)
+        committer = self._log.committer(GROUP)
         committed = self._log.committed(GROUP, RELEASES)
         if committed:
             self._position = committed[0].offset
         else:
-            self._position = self._store.last_outbox_number()
+            position = self._store.last_outbox_number()
             self._store.republish_all()
-        return self._committer
+            self._position = position
+        self._committer = committer
+        return committer

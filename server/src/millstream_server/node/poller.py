@@ -14,6 +14,7 @@ from millstream_server.core.errors import LogUnavailable
 from millstream_server.core.log import CommitPosition, Consumer, Log, Record, Snapshot, TopicPartition
 from millstream_server.core.offsets import OffsetTracker
 from millstream_server.core.retry import DELAYS_S
+from millstream_server.core.work import held_bytes
 
 POLL_RECORDS = 500
 """Records of one poll; near the largest batch, so that one hand-over fills one batch."""
@@ -104,12 +105,18 @@ class Poller:
     def run(self) -> None:
         try:
             self._consumer = self._log.consumer(self._group, self._topics, self)
+            troubled = False
             while not self._stopping.is_set():
                 try:
                     self._round(self._consumer)
                 except LogUnavailable as error:
+                    troubled = True
                     self._trouble(str(error))
                     self._stopping.wait(0.5)
+                else:
+                    if troubled:
+                        troubled = False
+                        self._trouble("")
         except BaseException as error:  # whatever ends this thread must end the node: it would hang in silence
             self._failed(error)
 
@@ -200,7 +207,7 @@ class Poller:
                     consumer.pause([tp])
         if fresh:
             ledger.read += len(fresh)
-            ledger.read_bytes += sum(len(r.value or b"") for r in fresh)
+            ledger.read_bytes += sum([held_bytes(r) for r in fresh])
             self._deliver(fresh)
 
     # --- AssignmentListener, called inside poll -------------------------------------------------------------------------

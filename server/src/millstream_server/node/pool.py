@@ -32,6 +32,14 @@ MAX_FLUSH = 64
 STALL_S = 1.0
 """A worker whose batch runs longer than this is stalled: the spare takes what comes next, so that nobody waits for it."""
 
+LOAD_DEATHS = 3
+"""Workers that may end while they load one model version before that version is given up."""
+
+STOPPED = "the node stopped"
+"""Why a draining node ends a worker that takes too long; what it ran is left for the next node, and charged to nobody."""
+
+_STATUSES = frozenset({"ok", "invalid", "failed", "cancelled"})
+
 SPARE_S = 300.0
 """How long after its last request a release keeps a spare worker."""
 
@@ -63,11 +71,11 @@ class Answers(Protocol):
     def batch_lost(self, pool: Pool, worker: Worker, works: list[Work], cause: Cause, detail: str) -> None:
         """These were being run when their worker ended: try again or give up by the rules of `core.retry`."""
 
-    def fail(self, pool: Pool, works: list[Work], code: str, message: str) -> None:
-        """These cannot be run here at all."""
-
     def expire(self, pool: Pool, works: list[Work]) -> None:
         """The deadline of these passed."""
+
+    def route_anew(self, works: list[Work]) -> None:
+        """These were never begun, and what they were routed to cannot be used any more."""
 
     def author_line(self, pool: Pool, worker: Worker, log: wire.Log) -> None: ...
 
@@ -131,6 +139,7 @@ class Pool:
         self._was_ready = False
         self._load_started: dict[tuple[int, str, int], float] = {}
         self._preparing: set[tuple[int, str, int]] = set()
+        self._load_deaths: dict[tuple[str, int], int] = {}
 
     # --- requests in --------------------------------------------------------------------------------------------------
 
@@ -210,7 +219,7 @@ class Pool:
         now_s = self._turn_s if worker.batches and self._flushing(worker) else time.monotonic()
         self._turn_s = now_s
         self._number += 1
-        batch = Batch(self._number, lane, works, now_s)
+        batch = Batch(self._number, lane, works, now_s, worker.loads_sent)
         worker.batches.append(batch)
         worker.exclusive = exclusive
         self.batches_in_flight += 1
@@ -258,7 +267,7 @@ class Pool:
         else:
             worker.models[(key, number)] = True
             self._load_started[mark] = time.monotonic()
-            worker.send(wire.Load(key, number, str(folder)))
+            worker.load(key, number, folder)
         finally:
             self._preparing.discard(mark)
         self.pump()
@@ -266,9 +275,13 @@ class Pool:
     def _refuse_model(self, key: str, number: int, error: Exception) -> None:
         code = getattr(error, "code", "model_damaged")
         reason = getattr(error, "message", str(error))
-        waiting = [work for lane in list(self.backlog.lanes.values()) if lane.key[1:] == (key, number) for work in self._take_all(lane)]
+        self._give_model_up(key, number, code, reason)
+
+    def _give_model_up(self, key: str, number: int, code: str, reason: str) -> None:
+        """Nobody is routed to this version any more; those that wait for it go to the last good one, or are told why not."""
         self._answers.model_unusable(self, key, number, code, reason)
-        self._answers.fail(self, waiting + self._take_alone_of(key, number), code, reason)
+        waiting = [work for lane in list(self.backlog.lanes.values()) if lane.key[1:] == (key, number) for work in self._take_all(lane)]
+        self._answers.route_anew(waiting + self._take_alone_of(key, number))
 
     def _take_all(self, lane: Lane) -> list[Work]:
         works: list[Work] = []
@@ -287,10 +300,11 @@ class Pool:
 
     def on_ready(self, worker: Worker, seconds: float, error: wire.WireError | None) -> None:
         if error is not None:
-            self._break(f"its modules cannot be imported: {error.message}")
+            reason = f"its modules cannot be imported: {error.message}"
+            self._early_deaths = self._early_deaths + 1 if self._ever_ready else len(RESTART_DELAYS_S)
+            self._break_if_hopeless(reason)
             return
         self._early_deaths = 0
-        self.broken = ""
         self._ever_ready = True
         self._answers.worker_ready(self, worker, seconds)
         if not self._was_ready:
@@ -301,6 +315,8 @@ class Pool:
     def on_loaded(self, worker: Worker, loaded: wire.Loaded) -> None:
         started_s = self._load_started.pop((worker.pid, loaded.model, loaded.version), None)
         load_s = time.monotonic() - started_s if started_s is not None else loaded.seconds
+        if worker.batches:
+            worker.batches[0].started_s = time.monotonic()  # the time limit of an attempt is pipeline code's, not the loader's
         for batch in worker.batches:
             if batch.lane.key[1:] == (loaded.model, loaded.version):
                 for work in batch.works:
@@ -314,6 +330,9 @@ class Pool:
         batch = worker.batches[0] if worker.batches else None
         if batch is None or batch.number != results.batch or len(results.outcomes) != len(batch.works):
             worker.kill(f"it answered batch {results.batch} with {len(results.outcomes)} outcomes, which was not asked")
+            return
+        if not all(o.status in _STATUSES and (o.status == "ok") == (o.error is None) for o in results.outcomes):
+            worker.kill(f"it broke the protocol: batch {results.batch} has an outcome that is neither a result nor an error")
             return
         worker.batches.popleft()
         worker.exclusive = False
@@ -335,12 +354,12 @@ class Pool:
         self.workers.remove(worker)
         self._answers.worker_ended(self, worker, cause, worker.draining or self._closing)
         self._return_batches(worker, cause)
-        if self._closing:
+        if self._closing or self.broken:
             return
+        self._note_load_death(worker, cause)
         if worker.hello is None or (not worker.ready and not worker.draining):
             self._early_deaths += 1
-            if self._early_deaths >= len(RESTART_DELAYS_S) and not self._ever_ready:
-                self._break(f"its workers end before they are ready: {cause}")
+            if self._break_if_hopeless(f"its workers end before they are ready: {cause}"):
                 return
         if not any(w.ready for w in self.workers):
             self._was_ready = False
@@ -351,11 +370,26 @@ class Pool:
         """Only the oldest unanswered batch was being run; those behind it were never begun and go back unharmed."""
         batches, worker.batches = worker.batches, deque()
         self.batches_in_flight -= len(batches)
-        for batch in reversed(list(batches)[1:]):
-            self.backlog.put_back(batch.lane, batch.works)
+        if worker.kill_cause == STOPPED:
+            return  # the next node reads them again
+        behind = list(batches)[1:]
+        if self.broken:
+            self._answers.route_anew([w for batch in behind for w in batch.works if not w.done])
+        else:
+            for batch in reversed(behind):
+                self.backlog.put_back(batch.lane, batch.works)
         if batches:
             running = [w for w in batches[0].works if not w.done]
             self._answers.batch_lost(self, worker, running, _cause(worker), cause)
+
+    def _note_load_death(self, worker: Worker, cause: str) -> None:
+        """A model whose loading ends workers again and again must not go on doing it at every request."""
+        if not worker.is_loading:
+            return
+        key, number = worker.loading[0]
+        deaths = self._load_deaths[key, number] = self._load_deaths.get((key, number), 0) + 1
+        if deaths >= LOAD_DEATHS:
+            self._give_model_up(key, number, "model_load_failed", f"{deaths} workers ended while they loaded it; the last time {cause}")
 
     # --- keeping workers ----------------------------------------------------------------------------------------------
 
@@ -390,7 +424,12 @@ class Pool:
             return
         alive = sum(1 for w in self.workers if not w.draining and not w.kill_cause)
         for _ in range(self._wanted() - alive):
-            worker = Worker(self._spawn, self, self._loop)
+            try:
+                worker = Worker(self._spawn, self, self._loop)
+            except OSError as error:  # no more processes or files, or the environment is gone: the node lives on
+                self._early_deaths += 1
+                self._break_if_hopeless(f"a worker cannot be started: {error}")
+                return
             self.workers.append(worker)
             self._answers.worker_started(self, worker)
 
@@ -408,13 +447,17 @@ class Pool:
             worker.kill(f"it was killed by the memory limit of {limit // (1 << 20)} MiB")
         elif not worker.ready and now_s - worker.started_s > self.limits.ready_timeout_s:
             worker.kill(f"it was not ready within {self.limits.ready_timeout_s:g} s")
+        elif worker.is_loading:
+            if now_s - worker.turned_s > self.limits.ready_timeout_s:
+                key, number = worker.loading[0]
+                worker.kill(f"model {key} v{number} was not loaded within {self.limits.ready_timeout_s:g} s")
         elif worker.batches:
             batch = worker.batches[0]
             self._expire(batch.works, now_ms)
             timeout_s = batch.lane.spec.timeout_s or self.limits.attempt_timeout_s
             if now_s - batch.started_s > timeout_s:
                 worker.kill(f"pipeline {batch.lane.key[0]} did not return within {timeout_s:g} s")
-            elif all(work.done for work in batch.works):
+            elif now_s - batch.started_s > STALL_S and all(work.done for work in batch.works):
                 worker.kill(f"pipeline {batch.lane.key[0]} still ran when its callers' deadlines had passed")
 
     def _expire(self, works: list[Work], now_ms: int) -> None:
@@ -422,13 +465,16 @@ class Pool:
         if late:
             self._answers.expire(self, late)
 
-    def _break(self, reason: str) -> None:
-        """Workers of this release cannot start: say so, and answer what waits."""
+    def _break_if_hopeless(self, reason: str) -> bool:
+        """After so many failed starts in a row, and with no worker that works, say so and answer what waits."""
+        if self.broken or self._early_deaths < len(RESTART_DELAYS_S) or self.has_ready_worker:
+            return False
         self.broken = reason
         for worker in list(self.workers):
             worker.kill(reason)
         self._answers.pool_broken(self, reason)
-        self._answers.fail(self, self.backlog.drain(), "release_unavailable", f"{self.release.label}: {reason}")
+        self._answers.route_anew(self.backlog.drain())
+        return True
 
     @property
     def has_ready_worker(self) -> bool:
@@ -448,12 +494,15 @@ class Pool:
         """Let every worker answer what it was sent, then end them all; kill those that take longer than `timeout_s`."""
         self._closing = True
         for worker in self.workers:
-            worker.drain()
+            if worker.ready:
+                worker.drain()
+            else:
+                worker.kill(STOPPED)  # it would drain only after its imports
         deadline = self._loop.time() + timeout_s
         while self.workers and self._loop.time() < deadline:
             await asyncio.sleep(0.02)
         for worker in self.workers:
-            worker.kill("the node stopped")
+            worker.kill(STOPPED)
         while self.workers:
             await asyncio.sleep(0.01)
 

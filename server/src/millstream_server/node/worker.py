@@ -24,6 +24,8 @@ from millstream_server.core.work import Work
 
 _SOCKET_BUFFER_BYTES = 1 << 20
 _MAX_LINE_BYTES = 16 * 1024
+_MAX_LINES_A_SECOND = 1000
+_MAX_REST_BYTES = 1 << 20
 
 SOCKET_GRACE_S = 0.5
 """How long a process may live on after its socket closed."""
@@ -44,15 +46,17 @@ class Spawn(msgspec.Struct, frozen=True):
 class Batch:
     """One EXECUTE that was sent and not yet answered."""
 
-    __slots__ = ("lane", "number", "sent_s", "started_s", "works")
+    __slots__ = ("after_loads", "lane", "number", "sent_s", "started_s", "works")
 
-    def __init__(self, number: int, lane: Lane, works: list[Work], now_s: float) -> None:
+    def __init__(self, number: int, lane: Lane, works: list[Work], now_s: float, after_loads: int) -> None:
         self.number = number
         self.lane = lane
         self.works = works
         self.sent_s = now_s
         self.started_s = now_s
         """When it became the oldest unanswered one, which is the one that runs (monotonic seconds)."""
+        self.after_loads = after_loads
+        """How many models the worker was asked to load before it."""
 
 
 class WorkerListener(Protocol):
@@ -85,6 +89,11 @@ class Worker(asyncio.Protocol):
         self.batches: deque[Batch] = deque()
         self.models: dict[tuple[str, int], bool] = {}
         """Model versions asked of this worker: true once LOAD was sent."""
+        self.loads_sent = 0
+        self.loading: deque[tuple[str, int]] = deque()
+        """Models whose LOAD was sent and not answered; the first is loaded when nothing that was sent before it is left."""
+        self.turned_s = time.monotonic()
+        """When the worker began with what it does now (monotonic seconds)."""
         self.exclusive = False
         self.draining = False
         self.kill_cause = ""
@@ -93,6 +102,7 @@ class Worker(asyncio.Protocol):
         self._splitter = wire.Splitter()
         self._transport: asyncio.Transport | None = None
         self._output = bytearray()
+        self._line_second = self._lines_told = self._lines_dropped = 0
         self._exited = False
         self._closed = False
         self._reported = False
@@ -111,6 +121,19 @@ class Worker(asyncio.Protocol):
     def in_flight(self) -> int:
         """Rows sent and not yet answered."""
         return sum(len(batch.works) for batch in self.batches)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the worker loads a model now, rather than running a batch that was sent before."""
+        return bool(self.loading) and (not self.batches or self.batches[0].after_loads > self.loads_sent - len(self.loading))
+
+    def load(self, key: str, version: int, folder: Path) -> None:
+        """Ask for a model version; batches that are sent later are run after it."""
+        if not self.loading and not self.batches:
+            self.turned_s = time.monotonic()
+        self.loads_sent += 1
+        self.loading.append((key, version))
+        self.send(wire.Load(key, version, str(folder)))
 
     def send(self, *messages: wire.FromNode) -> None:
         """Queue frames to the worker in one write; what is sent to one that is gone is dropped (its end is reported apart)."""
@@ -153,7 +176,10 @@ class Worker(asyncio.Protocol):
             self.kill(f"it broke the protocol: {error}")
             return
         for message in messages:
-            self._take(message)
+            try:
+                self._take(message)
+            except Exception as error:  # a defect of ours: the transport would swallow it, and the requests with it
+                self._loop.call_exception_handler({"message": f"worker {self.pid} said {type(message).__name__}", "exception": error})
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
@@ -164,6 +190,7 @@ class Worker(asyncio.Protocol):
     def _take(self, message: wire.FromWorker) -> None:
         match message:
             case wire.Results():
+                self.turned_s = time.monotonic()
                 self.listener.on_results(self, message)
             case wire.Hello():
                 self._check_hello(message)
@@ -171,6 +198,9 @@ class Worker(asyncio.Protocol):
                 self.ready = message.error is None
                 self.listener.on_ready(self, message.seconds, message.error)
             case wire.Loaded():
+                self.turned_s = time.monotonic()
+                if self.loading:
+                    self.loading.popleft()
                 self.listener.on_loaded(self, message)
             case wire.Bye():
                 self.draining = True
@@ -197,8 +227,7 @@ class Worker(asyncio.Protocol):
         if len(rest) > _MAX_LINE_BYTES:
             lines, rest = [*lines, rest], bytearray()
         self._output = bytearray(rest)
-        for line in lines:
-            self.listener.on_line(self, line[:_MAX_LINE_BYTES].decode("utf-8", "replace"))
+        self._tell_lines([bytes(line) for line in lines])
 
     def _on_process_end(self) -> None:
         self._loop.remove_reader(self._pidfd)
@@ -206,10 +235,19 @@ class Worker(asyncio.Protocol):
         self._process.wait()  # reaps at once: the pidfd is readable only when the process is a zombie
         self._exited = True
         _kill_group(self.pid)  # what it started must not outlive it
+        # What it said last comes before the end of its socket. A process that it started may hold the socket open: not for long.
+        self._loop.call_later(SOCKET_GRACE_S, self._close_socket)
         if self._connecting.done():
             self._report_end()
         else:
             self._connecting.add_done_callback(lambda _: self._report_end())
+
+    def _close_socket(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()  # calls connection_lost, unless that was called before
+        else:
+            self._closed = True
+            self._report_end()
 
     def _report_end(self) -> None:
         """Tell the listener once both the process and its socket are gone, so that no answer already sent is missed."""
@@ -224,7 +262,7 @@ class Worker(asyncio.Protocol):
         self.listener.on_exit(self, self.kill_cause or _death(self._process.returncode, drained=self.draining))
 
     def _read_rest(self) -> None:
-        while True:
+        while len(self._output) < _MAX_REST_BYTES:  # a process that it started may go on writing
             try:
                 data = os.read(self._stdout_fd, 65536)
             except OSError:
@@ -232,10 +270,22 @@ class Worker(asyncio.Protocol):
             if not data:
                 break
             self._output += data
-        for line in self._output.split(b"\n"):
-            if line:
-                self.listener.on_line(self, line[:_MAX_LINE_BYTES].decode("utf-8", "replace"))
+        self._tell_lines([bytes(line) for line in self._output.split(b"\n") if line])
         self._output.clear()
+
+    def _tell_lines(self, lines: list[bytes]) -> None:
+        """Hand lines over, of each second only so many: one that writes without end must not hold up the node."""
+        second = int(time.monotonic())
+        if second != self._line_second:
+            dropped, self._lines_dropped = self._lines_dropped, 0
+            self._line_second, self._lines_told = second, 0
+            if dropped:
+                self.listener.on_line(self, f"{dropped} lines dropped: more than {_MAX_LINES_A_SECOND} in a second")
+        passing = lines[: max(0, _MAX_LINES_A_SECOND - self._lines_told)]
+        self._lines_told += len(passing)
+        self._lines_dropped += len(lines) - len(passing)
+        for line in passing:
+            self.listener.on_line(self, line[:_MAX_LINE_BYTES].decode("utf-8", "replace"))
 
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
