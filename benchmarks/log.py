@@ -39,7 +39,7 @@ class Taken:
 def main() -> None:
     with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
         for synchronous in ("FULL", "NORMAL"):
-            log = SqliteLog.open(Path(folder) / f"{synchronous}.sqlite", create=True, synchronous=synchronous)  # type: ignore[arg-type]
+            log = SqliteLog.open(Path(folder) / f"{synchronous}.sqlite", create=True, synchronous=synchronous)
             log.create_topics([TopicSpec(INPUT, 12), TopicSpec(OUTPUT, 12)])
             for batch in (1, 100, 500):
                 appends(log, synchronous, batch)
