@@ -5,8 +5,8 @@ node` with default settings, and `bare.py` in an environment with the same numpy
 append time / (last - first append time), so that starting is in neither. Five interleaved pairs; of the bare loop the best of
 three batch sizes counts; the labels of both are compared request by request. The figure is the median of the pairs' ratios.
 
-Caveats: both share two cores with the measuring process, which sleeps meanwhile; the bare loop has no partitions, no process
-isolation, no result fields but id, pipeline, status and label.
+Caveats: both share two cores with the measuring process, which sleeps meanwhile; the bare loop has no process isolation,
+no groups, headers or notifications, and its results have the fields that name request and record, and the label.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ANSWER_TIMEOUT_S = 300.0
 
 
 def measure(quick: bool) -> Iterator[Figure]:
-    pairs, count = (1, 10_000) if quick else (5, 60_000)
+    pairs, count = (1, 20_000) if quick else (5, 60_000)
     with ground.data_directory("embedded") as platform:
         ground.prepare_classify(platform)
         work = platform.data_dir.parent

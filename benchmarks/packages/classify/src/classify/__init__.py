@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import millstream as ms
 import numpy as np
+from sklearn.base import ClassifierMixin
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 FEATURES = 8
 
 
-def fit(kind: str, seed: int) -> Any:
+def fit(kind: str, seed: int) -> ClassifierMixin:
     """Fit `lr` (LogisticRegression) or `rf` (RandomForest, 100 trees) on 4,000 rows drawn from a seed."""
     random = np.random.default_rng(seed)
     rows = random.normal(size=(4000, FEATURES))
@@ -22,11 +21,11 @@ def fit(kind: str, seed: int) -> Any:
 
 
 @ms.training(model="classes")
-def fit_classes(run: ms.Run, kind: str = "lr", seed: int = 7) -> Any:
+def fit_classes(run: ms.Run, kind: str = "lr", seed: int = 7) -> ClassifierMixin:
     return fit(kind, seed)
 
 
 @ms.inference(model="classes", rows_independent=True)
-def classify(model: Any, rows: np.ndarray) -> np.ndarray:
+def classify(model: ClassifierMixin, rows: np.ndarray) -> np.ndarray:
     """The class of each row."""
     return np.asarray(model.predict(rows))
