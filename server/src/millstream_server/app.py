@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 DATA_FORMAT = 1
 """Format of the data directory; a directory with a higher one was written by a newer version."""
 
+MOST_WORKER_MEMORY_BYTES = 4 << 30
+"""Memory that one worker may use where no setting says otherwise: code that allocates without end must not take a laptop down."""
+
+LOCK_TRIES, LOCK_WAIT_S = 10, 0.03
+
 
 class DataFile(msgspec.Struct, frozen=True):
     """`data.json`: what made the data directory."""
@@ -199,7 +204,8 @@ def _node_settings(settings: Settings) -> NodeSettings:
 
     node = settings.node
     # A result travels with its envelope: leave room for it below the largest record.
-    max_result_bytes = settings.log.max_record_bytes - 16 * 1024
+    max_result_bytes = max(settings.log.max_record_bytes // 2, settings.log.max_record_bytes - 16 * 1024)
+    worker_memory_bytes = node.worker_memory_bytes or min(machine_memory_bytes() // 2, MOST_WORKER_MEMORY_BYTES)
     return NodeSettings(
         node.name,
         node.role,
@@ -211,10 +217,10 @@ def _node_settings(settings: Settings) -> NodeSettings:
             node.max_batch_bytes,
             node.attempt_timeout_s,
             node.worker_ready_timeout_s,
-            node.worker_memory_bytes,
+            worker_memory_bytes,
             max_result_bytes,
         ),
-        RunLimits(node.training_slots, node.run_lease_s, node.run_timeout_s, max_result_bytes, node.worker_memory_bytes),
+        RunLimits(node.training_slots, node.run_lease_s, node.run_timeout_s, max_result_bytes, worker_memory_bytes),
         node.max_queued_requests,
         node.max_queued_bytes,
         node.max_attempts,
@@ -224,6 +230,16 @@ def _node_settings(settings: Settings) -> NodeSettings:
         int(settings.log.retention_hours * 3_600_000),
         node.reply_topics,
     )
+
+
+def machine_memory_bytes() -> int:
+    """The memory that this process and its children may use: the machine's, or less where a container's limit says so."""
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return memory_bytes  # no control groups here, or of the first version
+    return min(memory_bytes, int(limit)) if limit.isdigit() else memory_bytes
 
 
 class _hold:
@@ -237,15 +253,23 @@ class _hold:
             self._file = open(self._path, "a+b")  # closed in __exit__
         except OSError as error:
             raise Unavailable("data_dir_unusable", f"{self._path} cannot be written: {error.strerror}", where=str(self._path)) from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not self._lock():
             who = self._path.read_text(errors="replace").strip() or "another process"
             self._file.close()
             raise Unavailable("data_dir_held", f"{self._path.parent} is held by {who}", where=str(self._path)) from None
         self._file.truncate(0)
         self._file.write(f"pid {os.getpid()}: {' '.join(map(shlex.quote, sys.argv))}\n".encode())
         self._file.flush()
+
+    def _lock(self) -> bool:
+        """Take the lock; more than one try, because `holder` takes it too, for the moment that its question lasts."""
+        for _ in range(LOCK_TRIES):
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                time.sleep(LOCK_WAIT_S)
+        return False
 
     def __exit__(self, *_: object) -> None:
         self._file.truncate(0)
