@@ -71,6 +71,7 @@ class Logbook:
         self._terminal = terminal
         self._lock = threading.Lock()
         self._lost = 0
+        self._torn = False
         folder.mkdir(parents=True, exist_ok=True)
         self._file = self._open()
         self._size = self._file.tell()
@@ -85,35 +86,53 @@ class Logbook:
         with self._lock:
             self._append(data)
             if self._terminal:
-                print(render(line, utc_offset_s=self._utc_offset_s), file=sys.stderr, flush=True)
+                self._show(line)
 
     def close(self) -> None:
         with self._lock:
             self._file.close()
 
     def _append(self, data: bytes) -> None:
+        """Write whole lines: what a full disk cut off is ended before the next line, so that only one line is torn."""
+        if self._lost:
+            lost = entry("log_lines_lost", f"{self._lost} lines could not be written", level="warning")
+            data = (b"\n" if self._torn else b"") + encode_line(msgspec.structs.replace(lost, node=self.node)) + b"\n" + data
+        written = 0
         try:
-            if self._lost:
-                lost = entry("log_lines_lost", f"{self._lost} lines could not be written", level="warning")
-                self._file.write(encode_line(msgspec.structs.replace(lost, node=self.node)) + b"\n")
-                self._lost = 0
-            self._file.write(data)
-        except OSError:
+            written = self._file.write(data) or 0
+            if written == len(data):
+                self._lost, self._torn = 0, False
+        except (OSError, ValueError):
+            pass  # no space, or no file since the last rotation: counted below
+        self._size += written
+        if written < len(data):
             self._lost += 1
-            return
-        self._size += len(data)
-        if self._size > self._max_bytes:
+            self._torn |= written > 0
+        elif self._size > self._max_bytes:
             self._rotate()
 
     def _rotate(self) -> None:
+        """Put the file aside; where that cannot be done, as on a full disk, the old one goes on."""
+        try:
+            for number in range(self._keep, 0, -1):
+                older = self._path.with_suffix(f".{number}.jsonl")
+                newer = self._path.with_suffix(f".{number - 1}.jsonl") if number > 1 else self._path
+                if newer.exists():
+                    os.replace(newer, older)
+            opened = self._open()
+        except OSError:
+            self._size = self._max_bytes // 2  # try again when half as much has come
+            return
         self._file.close()
-        for number in range(self._keep, 0, -1):
-            older = self._path.with_suffix(f".{number}.jsonl")
-            newer = self._path.with_suffix(f".{number - 1}.jsonl") if number > 1 else self._path
-            if newer.exists():
-                os.replace(newer, older)
-        self._file = self._open()
-        self._size = 0
+        self._file, self._size = opened, 0
+
+    def _show(self, line: Line) -> None:
+        """On the terminal, which may be gone or a file on a full disk: the log's own file has the line."""
+        try:
+            sys.stderr.write(render(line, utc_offset_s=self._utc_offset_s) + "\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            return
 
     def _open(self) -> io.FileIO:
         """Unbuffered and appending: a line is in the file when `write` returns, also for one who is killed right after."""
