@@ -13,7 +13,7 @@ import msgspec
 
 from millstream_server.adapters.sqlite_log.bells import Bell
 from millstream_server.adapters.sqlite_log.database import Database
-from millstream_server.adapters.sqlite_log.segments import BASE_BITS, decode_segments, part_and_base, records_of
+from millstream_server.adapters.sqlite_log.segments import BASE_BITS, decode_segments, part_and_base, records_of, segment_id
 from millstream_server.adapters.sqlite_log.writing import as_json
 from millstream_server.core.log import Record, TopicPartition
 
@@ -22,18 +22,18 @@ LOOK_S = 0.2
 
 _FETCH_BYTES = 4 << 20
 
-# What lies ahead of each partition: its end, and the segments of the next ?2 offsets. Each asked partition costs one look-up of
-# its end; only those that are behind it cost a search for segments. `first` is not simply `low`: retention may have removed it.
+_ENDS = """
+SELECT '[' || group_concat('[' || tp || ',' || next_offset || ']') || ']' FROM part WHERE tp IN (SELECT value FROM json_each(?))
+"""
+
+# The segments of the next ?2 offsets of each partition, from the first one at or above the offset that is wanted next: what
+# retention or compaction removed is passed over.
 _PLAN = """
-WITH want AS MATERIALIZED (SELECT value ->> 0 AS tp, value ->> 1 AS low FROM json_each(?1)),
-behind AS MATERIALIZED (
-    SELECT want.tp, part.next_offset, (
-        SELECT min(id) FROM segment WHERE id >= (want.tp << 40) + want.low AND id < (want.tp + 1) << 40) AS first
-    FROM want CROSS JOIN part ON part.tp = want.tp WHERE part.next_offset > want.low
+WITH want AS MATERIALIZED (
+    SELECT (SELECT min(id) FROM segment WHERE id >= value AND id < ((value >> 40) + 1) << 40) AS first FROM json_each(?1)
 )
-SELECT (SELECT '[' || group_concat('[' || tp || ',' || next_offset || ']') || ']' FROM behind),
-    (SELECT '[' || group_concat('[' || s.id || ',' || s.count || ',' || length(s.data) || ']') || ']'
-     FROM behind CROSS JOIN segment s ON s.id >= behind.first AND s.id < behind.first + ?2)
+SELECT '[' || group_concat('[' || s.id || ',' || s.count || ',' || length(s.data) || ']') || ']'
+FROM want CROSS JOIN segment s ON s.id >= want.first AND s.id < want.first + ?2
 """
 
 # All blobs come back as one: SQLite joins the bytes of blobs as they are.
@@ -72,8 +72,8 @@ class _Way:
         self.skip_below = position
         self.buffer: list[Record] = []
         self.at = 0
-        self.end = -1
-        """The end of the partition when last looked at; -1 when it must be looked at."""
+        self.end = low
+        """The end of the partition when last looked at."""
 
     def take(self, most: int) -> list[Record]:
         taken = self.buffer[self.at : self.at + most]
@@ -111,6 +111,7 @@ class Feed:
         with database.told("reading where the partitions are") as con:
             self._ways = {of: _begin(con, of, part, starts.get(of, 0)) for of, part in parts.items()}
         self._by_part = {way.part: way for way in self._ways.values()}
+        self._parts_json = as_json(list(self._by_part))
 
     def take(self, most: int) -> list[Record]:
         """Return up to `most` records that are there now, in equal shares from the partitions that have any."""
@@ -152,29 +153,42 @@ class Feed:
         return records
 
     def _fill(self, ways: list[_Way], most: int) -> None:
-        """Fetch until `most` records wait, the bytes of one fetch are used up, or there are no more."""
-        missing = most - _waiting(ways)
-        if missing <= 0:
-            return
+        """Fetch until each partition that has records has its share of `most`, and `most` are there or there are no more."""
         version = self._database.data_version()
         if version != self._version:
+            self._look_for_ends()
             self._version = version
-            for way in self._by_part.values():
-                way.end = -1
         left_bytes = _FETCH_BYTES
-        while missing > 0 and left_bytes > 0:
-            behind = [way for way in ways if way.end < 0 or way.low < way.end]
+        while left_bytes > 0:
+            behind = [way for way in ways if way.low < way.end]
             if not behind:
                 return
-            left_bytes -= self._fetch(behind, max(1, missing // len(behind)), left_bytes)
-            missing = most - _waiting(ways)
+            waiting = [len(way.buffer) - way.at for way in ways]
+            share = -(-most // sum([1 for way in ways if way.buffer or way.low < way.end]))
+            hungry = [way for way in behind if len(way.buffer) - way.at < share]
+            if not hungry:
+                if sum(waiting) >= most:
+                    return
+                hungry, share = behind, -(-(most - sum(waiting)) // len(behind))
+            left_bytes -= self._fetch(hungry, share, left_bytes)
+
+    def _look_for_ends(self) -> None:
+        with self._database.told("reading the ends of the log") as con:
+            ends = con.execute(_ENDS, (self._parts_json,)).get
+        for part, end in _decode_ends(ends or "[]"):
+            self._by_part[part].end = end
 
     def _fetch(self, ways: list[_Way], offsets: int, most_bytes: int) -> int:
         """Look what lies ahead of these partitions and read it; return the bytes read, 0 where there was nothing to read."""
         with self._database.told("reading the log") as con:
-            ends, plan = con.execute(_PLAN, (as_json([(way.part, way.low) for way in ways]), offsets)).get
-            found = self._heed(ways, dict(_decode_ends(ends or "[]")), _decode_plan(plan or "[]"))
-            chosen = _choose(found, most_bytes)
+            plan = con.execute(_PLAN, (as_json([segment_id(way.part, way.low) for way in ways]), offsets)).get
+            found: dict[int, list[_Planned]] = {}
+            for planned in _decode_plan(plan or "[]"):
+                found.setdefault(planned[0] >> BASE_BITS, []).append(planned)
+            for way in ways:
+                if way.part not in found:
+                    way.jump(way.end)  # compaction or retention left nothing up to the end
+            chosen = _choose(list(found.values()), most_bytes)
             if not chosen:
                 return 0
             told, data = con.execute(_READ, (as_json([planned[0] for plans in chosen for planned in plans]),)).get
@@ -189,21 +203,6 @@ class Feed:
             # Also past segments that retention has removed since they were planned.
             self._by_part[part].jump(base + count)
         return sum([size_bytes for plans in chosen for _, _, size_bytes in plans])
-
-    def _heed(self, ways: list[_Way], ends: dict[int, int], plan: list[_Planned]) -> list[list[_Planned]]:
-        """Enter the ends; return the segments ahead of each partition."""
-        found: dict[int, list[_Planned]] = {}
-        for planned in plan:
-            found.setdefault(planned[0] >> BASE_BITS, []).append(planned)
-        for way in ways:
-            way.end = ends.get(way.part, way.low)
-            if way.part not in found:
-                way.jump(way.end)  # compaction or retention left nothing up to the end
-        return list(found.values())
-
-
-def _waiting(ways: list[_Way]) -> int:
-    return sum([len(way.buffer) - way.at for way in ways])
 
 
 def _choose(found: list[list[_Planned]], most_bytes: int) -> list[list[_Planned]]:
