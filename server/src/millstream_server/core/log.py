@@ -206,9 +206,7 @@ class Log(Protocol):
 
     def committer(self, transactional_id: str) -> Committer: ...
 
-    def reader(
-        self, topics: Sequence[str], *, from_end: bool = False, start: Mapping[TopicPartition, int] | None = None
-    ) -> Reader:
+    def reader(self, topics: Sequence[str], *, from_end: bool = False, start: Mapping[TopicPartition, int] | None = None) -> Reader:
         """Read topics from their first kept record, from their present end, or from the offsets in `start`."""
 
     def maintain(self) -> None:

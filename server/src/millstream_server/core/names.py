@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from millstream_server.core.errors import Invalid
 
@@ -11,6 +12,7 @@ DEFAULT_TENANT = "default"
 MAX_ID_CHARS = 200
 
 
+@lru_cache(maxsize=65_536)
 def is_name(text: str) -> bool:
     """Letters, digits, dash and underscore, 1 to 64 of them; no dot, because `tenant.model` must split in one way."""
     return _NAME.match(text) is not None

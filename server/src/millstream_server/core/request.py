@@ -121,6 +121,15 @@ def _find_not_finite(value: object) -> tuple[str, str]:
 
 
 def _check(envelope: Envelope) -> None:
+    """Refuse what the types allow and the rules do not; nearly every request passes the first line."""
+    if (
+        0 < len(envelope.id) <= MAX_ID_CHARS
+        and is_name(envelope.tenant)
+        and 0 < len(envelope.pipeline) <= 200
+        and 0 <= envelope.timeout_s < 1e9
+        and len(envelope.idempotency_key) <= MAX_ID_CHARS
+    ):
+        return
     if not 0 < len(envelope.id) <= MAX_ID_CHARS:
         raise BadRequest(f"an id has 1 to {MAX_ID_CHARS} characters, this one has {len(envelope.id)}", path="$.id")
     if not is_name(envelope.tenant):

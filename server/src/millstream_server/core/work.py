@@ -46,7 +46,7 @@ class Work(msgspec.Struct, gc=False, eq=False):
 
 def held_bytes(record: Record) -> int:
     """Bytes that a record counts for while a node holds it: value and headers, which a caller may make as large."""
-    size = len(record.value or b"")
+    size = len(record.value) if record.value is not None else 0
     for name, value in record.headers:
         size += len(name) + len(value)
     return size

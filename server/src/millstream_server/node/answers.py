@@ -103,7 +103,7 @@ class Answerer:
         release = pool.release
         label, build_id = release.label, release.build_id
         name, model, version = batch.lane.key
-        waited_s = time.monotonic() - batch.sent_s
+        sent_ms = now_ms - int((time.monotonic() - batch.sent_s) * 1000)
         run_s = round(results.run_s, 6)
         finishes: list[Finish] = []
         failed = 0
@@ -112,33 +112,30 @@ class Answerer:
                 continue
             work.done = True
             error = outcome.error
+            said = None
             if error is not None:
                 failed += 1
-                if error.retryable:
-                    cause: Cause = "crowded_out" if error.code == "result_too_large" else "retryable"
-                    tried = next_try(work, cause, self._max_attempts)
-                    if tried is not None:
-                        again = retry_record(work, attempts=tried[0], alone=tried[1], now_ms=now_ms, delayed=cause == "retryable")
-                        finishes.append(self._finish(work, (again,), build_id))
-                        continue
-            queue_s = max(0.0, round((now_ms - work.origin.append_ms) / 1000 - waited_s, 6))
+                again = self._try_again(work, error, now_ms)
+                if again is not None:
+                    finishes.append(self._finish(work, (again,), build_id))
+                    continue
+                said = ResultError(error.code, error.message, error.path, mend_of(error.code, work.id, release, error.path))
+            origin = work.origin
             result = Result(
                 work.id,
                 work.pipeline,
                 work.tenant,
                 _STATUSES[outcome.status],
-                RecordRef(work.origin.topic, work.origin.partition, work.origin.offset),
+                RecordRef(origin.topic, origin.partition, origin.offset),
                 self._node,
-                work.attempt,
-                msgspec.Raw(outcome.body) if error is None else msgspec.UNSET,
-                None
-                if error is None
-                else ResultError(error.code, error.message, error.path, mend_of(error.code, work.id, release, error.path)),
+                work.attempts + 1,
+                msgspec.Raw(outcome.body) if said is None else msgspec.UNSET,
+                said,
                 label,
                 build_id,
                 model,
                 version,
-                Durations(queue_s, work.load_s, run_s),
+                Durations((sent_ms - origin.append_ms) / 1000 if sent_ms > origin.append_ms else 0.0, work.load_s, run_s),
             )
             finishes.append(self._finish(work, (self._record(work, encode_result(result)),), build_id))
         if failed:
@@ -146,6 +143,16 @@ class Answerer:
         pool.uncommitted += len(finishes)
         self._rates.answered(pool.release.build_id, len(finishes))
         self._committer.submit(finishes, pool)
+
+    def _try_again(self, work: Work, error: wire.WireError, now_ms: int) -> Outgoing | None:
+        """The record that carries a request to its next try after an error that allows one, while attempts remain."""
+        if not error.retryable:
+            return None
+        cause: Cause = "crowded_out" if error.code == "result_too_large" else "retryable"
+        tried = next_try(work, cause, self._max_attempts)
+        if tried is None:
+            return None
+        return retry_record(work, attempts=tried[0], alone=tried[1], now_ms=now_ms, delayed=cause == "retryable")
 
     def batch_lost(self, pool: Pool, worker: Worker, works: list[Work], cause: Cause, detail: str) -> None:
         now_ms = self._clock_ms()
@@ -304,7 +311,7 @@ class Answerer:
 
     def _record(self, work: Work, value: bytes) -> Outgoing:
         """Where a result goes: the reply topic if one was asked, else the output topic, the partition number of its request."""
-        headers = replay_headers(work)
+        headers = replay_headers(work) if work.headers else ()
         if work.reply_to:
             return Outgoing(work.reply_to, value, work.id.encode(), headers)
         return Outgoing(OUTPUT, value, work.origin.key, headers, work.origin.partition)

@@ -91,32 +91,47 @@ class Intake:
 
     def route(self, works: list[Work]) -> None:
         """Send each request where it belongs now."""
-        pools: set[Pool] = set()
-        resolve = self._catalog.resolve
-        now_ms = self._clock_ms()
+        groups: dict[tuple[str, str], list[Work]] = {}
         for work in works:
-            route = resolve(work.pipeline, work.tenant)
-            if type(route) is Refusal:
-                self._refuse(work, route)
+            group = groups.get((work.pipeline, work.tenant))
+            if group is None:
+                groups[work.pipeline, work.tenant] = [work]
+            else:
+                group.append(work)
+        pools: set[Pool] = set()
+        for (pipeline, tenant), group in groups.items():
+            route = self._catalog.resolve(pipeline, tenant)
+            if isinstance(route, Refusal):
+                for work in group:
+                    self._refuse(work, route)
                 continue
-            assert isinstance(route, Route)
-            if route.pipeline.kind == "training":
+            pool = self._send_on(route, group)
+            if pool is not None:
+                pools.add(pool)
+        for pool in pools:
+            pool.pump()
+
+    def _send_on(self, route: Route, works: list[Work]) -> Pool | None:
+        """Give requests of one route to the store or to their pool; the pool that got some."""
+        if route.pipeline.kind == "training":
+            for work in works:
                 # From here on its deadline is the run's: its record may belong to a run already, if the node was killed between
                 # the two writes, and then the run answers.
                 work.done = True
                 self._submitting.put_nowait((route, work))
-                continue
-            if work.deadline_ms and work.deadline_ms <= now_ms:
-                self._answers.expire(None, [work])
-                continue
-            pool = self._pool_of(route.release.build_id)
-            if pool is None or pool.broken:
+            return None
+        now_ms = self._clock_ms()
+        late = [work for work in works if work.deadline_ms and work.deadline_ms <= now_ms]
+        if late:
+            self._answers.expire(None, late)
+            works = [work for work in works if not work.done]
+        pool = self._pool_of(route.release.build_id)
+        if pool is None or pool.broken:
+            for work in works:
                 self._hold_for_pool(route, work)
-                continue
-            pool.put(route, work)
-            pools.add(pool)
-        for pool in pools:
-            pool.pump()
+            return None
+        pool.put(route, works)
+        return pool
 
     def pool_changed(self) -> None:
         """Environments changed: look again at what waited for one."""

@@ -143,10 +143,12 @@ class Pool:
 
     # --- requests in --------------------------------------------------------------------------------------------------
 
-    def put(self, route: Route, work: Work) -> None:
-        """Take a request for this release; `pump` sends it."""
+    def put(self, route: Route, works: list[Work]) -> None:
+        """Take requests of one route to this release; `pump` sends them."""
         key = (route.pipeline.name, route.model if route.version else "", route.version)
-        self.backlog.put(self.backlog.lane(key, route.pipeline), work)
+        lane = self.backlog.lane(key, route.pipeline)
+        for work in works:
+            self.backlog.put(lane, work)
 
     def forget(self, key: str, version: int) -> None:
         """A model version that nobody is routed to any more: workers drop it."""
