@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import subprocess
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -170,3 +173,68 @@ def test_alarms_are_counted_inside_and_outside_the_windows_of_the_later_half(tmp
 
     assert (alarms.flags, alarms.outside, alarms.windows, alarms.hit) == (2, 1, 1, 1)
     assert 0 < alarms.expected_hits < 1
+
+
+LAST_LINE = [
+    "requests",
+    "results",
+    "lost",
+    "duplicated",
+    "wrong_release",
+    "failed_during_deploy",
+    "requests_during_deploy",
+    "unanswered_at_kill",
+    "restarts",
+    "tenants",
+    "data",
+    "seconds",
+    "requests_per_s",
+]
+
+
+def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "examples.anomaly.demo", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+
+
+@pytest.mark.timeout(600)
+def test_the_demo_proves_the_main_job_on_the_real_metrics(tmp_path: Path) -> None:
+    """Two releases, 17 tenants, a deployment and a kill under load: every reading has one right answer, and the demo says so."""
+    done = run_demo("--data-dir", str(tmp_path / "data"))
+
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert list(last) == LAST_LINE
+    assert (last["lost"], last["duplicated"], last["wrong_release"], last["failed_during_deploy"]) == (0, 0, 0, 0)
+    assert last["requests"] == last["results"] >= 33871
+    assert last["requests_during_deploy"] >= 1000
+    assert last["unanswered_at_kill"] >= 100
+    assert (last["restarts"], last["tenants"]) == (1, 17)
+
+
+@pytest.mark.timeout(600)
+def test_the_demo_takes_a_small_folder_without_labels(tmp_path: Path) -> None:
+    """Two short metrics of anybody's own: readings are asked for again until the demo's thresholds are met."""
+    for name in ("first host.csv", "second.csv"):
+        write_metric(tmp_path / "mine", name, MIN_READINGS)
+
+    done = run_demo("--data", str(tmp_path / "mine"), "--data-dir", str(tmp_path / "data"))
+
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert (last["tenants"], last["lost"], last["wrong_release"]) == (2, 0, 0)
+    assert "first_host" in done.stdout
+    shutil.rmtree(tmp_path / "data")
+
+
+def test_the_demo_names_a_bad_file_before_anything_starts(tmp_path: Path) -> None:
+    """A malformed file ends the demo with exit code 3, its name, line and mend, and no data directory."""
+    path = write_metric(tmp_path / "mine", "host.csv", MIN_READINGS)
+    path.write_text(path.read_text().replace(",3\n", ",three\n", 1))
+
+    done = run_demo("--data", str(tmp_path / "mine"), "--data-dir", str(tmp_path / "data"))
+
+    assert done.returncode == 3
+    assert f"{path}:5" in done.stderr
+    assert "mend:" in done.stderr
+    assert not (tmp_path / "data").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -26,8 +27,8 @@ RELEASES = {"1.0.0": 4, "2.0.0": 8}
 ENOUGH = 1000
 """Requests during the deployment, and answers of either release interleaved with the other's."""
 ENOUGH_AT_KILL = 100
-BACKLOG_AT_KILL = 800
-"""Requests that wait when the kill is let go: far above ENOUGH_AT_KILL, because the node goes on answering meanwhile."""
+BACKLOG_AT_KILL = 300
+"""Requests that wait when the kill is let go: above ENOUGH_AT_KILL, because the other release's worker goes on answering."""
 RETRAINED = 5
 SETTLED_WORKER_S = 3.0
 """A worker this old has done its imports, so that CPU it uses now is a batch."""
@@ -164,21 +165,23 @@ class Story:
         self.sender.order(finish=True)
 
     def kill_node_at_work(self) -> None:
-        """SIGKILL while requests wait and a worker is busy with a batch."""
+        """SIGKILL while requests wait and a batch is inside a worker.
+
+        How fast a machine answers must not decide whether there is something to lose: a worker that is at work on a batch is
+        stopped (SIGSTOP), so that its batch stays inside it and its release's requests pile up; then the node is killed.
+        """
         assert self.node is not None
         assert self.sender is not None
         pid = self.node.pid
         self._wait(lambda: self.sender is not None and self.sender.phase in ("burst", "done"), 300, "the burst", every_s=0.005)
-        started = time.monotonic()
-        while time.monotonic() - started < 20:
-            waiting = self._sent() - self._answered()
-            if waiting >= BACKLOG_AT_KILL and self._batch_in_worker(pid):
-                self.facts.batch_in_worker = True
-                break
-            time.sleep(0.001)
+        stopped = self._stop_worker_at_work(pid)
+        self.facts.batch_in_worker = stopped != 0
+        self._wait(lambda: self._sent() - self._answered() >= BACKLOG_AT_KILL, 30, "a backlog")
         self.facts.killed_ms = time.time_ns() // 1_000_000
         os.kill(pid, signal.SIGKILL)
         self.node.process.wait(30)
+        with contextlib.suppress(ProcessLookupError):  # a worker dies with its node even while it is stopped
+            os.kill(stopped, signal.SIGCONT)
         self.facts.restarts += 1
         waiting = self._sent() - self._answered()
         self.clock.say(f"SIGKILL to pid {pid} with about {waiting:,} requests unanswered and a batch inside a worker")
@@ -219,11 +222,22 @@ class Story:
         found = processes.process(pid)
         return pid, found.start_ticks if found else 0
 
-    def _batch_in_worker(self, node: int) -> bool:
-        uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+    def _stop_worker_at_work(self, node: int) -> int:
+        """Stop a worker that is running right now and has been there long enough to be past its imports; returns its pid.
+
+        Raises:
+            StoryBroken: none was seen at work.
+        """
         ticks_per_s = os.sysconf("SC_CLK_TCK")
-        old = [one for one in processes.workers(node) if uptime_s - one.start_ticks / ticks_per_s > SETTLED_WORKER_S]
-        return any(one.state == "R" for one in old)
+        started = time.monotonic()
+        while time.monotonic() - started < 20:
+            uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+            for one in processes.workers(node):
+                if one.state == "R" and uptime_s - one.start_ticks / ticks_per_s > SETTLED_WORKER_S:
+                    os.kill(one.pid, signal.SIGSTOP)
+                    return one.pid
+            time.sleep(0.001)
+        raise StoryBroken("no worker was seen at work on the burst")
 
     def _live(self) -> None:
         if self.node is None or not self.node.alive():
