@@ -491,3 +491,26 @@ def test_requests_come_in_the_order_in_which_they_were_asked(store: Store) -> No
     assert [request.offset for request in store.run_requests("r1")] == [3, 7]
     assert store.run_requests("unknown") == []
     assert store.run("unknown") is None
+
+
+def test_queued_runs_end_expired_when_their_deadline_passes(store: Store) -> None:
+    """A run may wait for a node that never comes: it is ended and answered at its deadline; others go on waiting."""
+    store.submit_run(new_run("late", deadline_ms=5_000), request(1), answers, 1_000)
+    store.submit_run(new_run("early", deadline_ms=9_000), request(2), answers, 1_000)
+    submit(store, "patient", 3)
+
+    assert store.expire_runs(answers, 4_999) == 0
+    assert store.expire_runs(answers, 5_000) == 1
+    assert store.expire_runs(answers, 5_000) == 0
+
+    assert answered(store) == [("req-1", "late CANCELLED expired")]
+    assert [stored_run(store, run).state for run in ("late", "early", "patient")] == ["CANCELLED", "QUEUED", "QUEUED"]
+
+
+def test_a_claimed_run_is_not_expired_by_the_store(store: Store) -> None:
+    """Whoever runs it ends it: two ends would be two answers."""
+    store.submit_run(new_run("r1", deadline_ms=5_000), request(1), answers, 1_000)
+    claim(store, now_ms=2_000)
+
+    assert store.expire_runs(answers, 60_000) == 0
+    assert answered(store) == []

@@ -16,6 +16,7 @@ import msgspec
 RunState = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "DEAD"]
 AttemptEnd = Literal["succeeded", "failed", "crashed", "timed_out", "cancelled", "lost"]
 CANCELLED_MESSAGE = "The run was cancelled."
+EXPIRED_MESSAGE = "The time it was given passed before it began."
 ENDED: frozenset[str] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "DEAD"})
 
 

@@ -103,6 +103,12 @@ class Store(Protocol):
         `end_attempt` with end lost makes them DEAD, or CANCELLED where that was asked for.
         """
 
+    def expire_runs(self, answers: AnswerMaker, now_ms: int) -> int:
+        """End QUEUED runs whose deadline has passed as CANCELLED with the code expired, and answer them; returns how many.
+
+        A run may wait for a node or for a release that never comes; its callers were promised an end.
+        """
+
     def release_leases(self, node: str, now_ms: int) -> int:
         """Let all leases of a node lapse now: it has started anew and holds the data directory alone.
 

@@ -17,7 +17,6 @@ from millstream import wire
 from millstream_server.core.errors import CODES, Invalid
 from millstream_server.core.log import OUTPUT, Outgoing, Record
 from millstream_server.core.logbook import Line
-from millstream_server.core.release import Release
 from millstream_server.core.request import Origin
 from millstream_server.core.result import Durations, RecordRef, Result, ResultError, Status, decode_result, encode_result
 from millstream_server.core.retry import Cause, dead_letter, next_try, original_headers, retry_record
@@ -119,7 +118,9 @@ class Answerer:
                 if again is not None:
                     finishes.append(self._finish(work, (again,), build_id))
                     continue
-                said = ResultError(error.code, error.message, error.path, mend_of(error.code, work.id, release, error.path))
+                said = ResultError(
+                    error.code, error.message, error.path, mend_of(error.code, work.id, release.manifest.package, error.path)
+                )
             origin = work.origin
             result = Result(
                 work.id,
@@ -226,7 +227,7 @@ class Answerer:
 
     def pool_broken(self, pool: Pool, reason: str) -> None:
         self._worker_line(pool, None, "release_broken", reason, "error")
-        self._rates.error(pool.release.build_id, reason, mend_of("release_unavailable"))
+        self._rates.error(pool.release.build_id, reason, mend_of("release_unavailable", package=pool.release.manifest.package))
         self._listener.pool_broken(pool, reason)
 
     def model_loaded(self, pool: Pool, worker: Worker, loaded: wire.Loaded) -> None:
@@ -419,14 +420,14 @@ def unwritable(record: Outgoing, code: str) -> Outgoing:
     return Outgoing(OUTPUT, encode_result(small), record.key, record.headers, result.record.partition)
 
 
-def mend_of(code: str, request: str = "ID", release: Release | None = None, path: str = "") -> str:
+def mend_of(code: str, request: str = "ID", package: str = "", path: str = "") -> str:
     """The general mend of a code, its placeholders filled with the case at hand so that it can be pasted."""
     known = CODES.get(code)
     if known is None:
         return ""
     mend = known.mend.replace(" ID", f" {shlex.quote(request)}")
-    if release is not None:
-        mend = mend.replace("PACKAGE", release.manifest.package)
+    if package:
+        mend = mend.replace("PACKAGE", package)
     return mend.replace("the path", path) if path else mend
 
 

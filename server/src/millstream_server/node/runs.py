@@ -7,7 +7,7 @@ the attempt. A run that this node loses is claimed again with attempt + 1. Lives
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ import msgspec
 from millstream import wire
 
 from millstream_server.core.artifacts import Artifacts, Signer
-from millstream_server.core.errors import CODES, MillstreamError, Unavailable
+from millstream_server.core.errors import MillstreamError, Unavailable
 from millstream_server.core.log import OUTPUT, Outgoing
 from millstream_server.core.model import (
     ArtifactManifest,
@@ -30,11 +30,18 @@ from millstream_server.core.release import PipelineSpec, Release
 from millstream_server.core.request import Origin
 from millstream_server.core.result import Durations, RecordRef, Result, ResultError, Status, encode_result
 from millstream_server.core.retry import dead_letter
-from millstream_server.core.run import AttemptEnd, Run, RunRequest, RunStep
+from millstream_server.core.run import EXPIRED_MESSAGE, AttemptEnd, Run, RunRequest, RunStep
 from millstream_server.core.store import AnswerMaker, RunEnd, Store
+from millstream_server.node.answers import mend_of
 from millstream_server.node.logbook import Logbook, entry
 from millstream_server.node.models import verify
 from millstream_server.node.worker import Spawn, Worker
+
+MOST_NAMES, LONGEST_NAME = 1000, 200
+"""Metrics, or steps, that a run records, and the characters of a name."""
+
+MOST_PARAMS_BYTES = 16 * 1024
+"""Parameters that a model version carries: its state travels in one record. The run has them whole."""
 
 CANCEL_GRACE_S = 5.0
 """How long pipeline code has to stop by itself after a cancel."""
@@ -65,7 +72,6 @@ def answer_maker(node: str, clock_ms: Callable[[], int]) -> AnswerMaker:
         body = {"run": run.run, "metrics": run.metrics} | (
             {"model": model_key(run.tenant, run.model), "version": run.model_version} if run.model_version else {}
         )
-        known = CODES.get(run.error_code)
         result = Result(
             request.request_id,
             run.pipeline,
@@ -75,7 +81,7 @@ def answer_maker(node: str, clock_ms: Callable[[], int]) -> AnswerMaker:
             node,
             run.attempt,
             msgspec.Raw(msgspec.json.encode(body)) if status == "ok" else msgspec.UNSET,
-            None if status == "ok" else ResultError(run.error_code, *split(run.error_message), known.mend if known else ""),
+            None if status == "ok" else _error_of(run, request),
             f"{run.package}=={run.release}" if run.release else "",
             run.build_id,
             model_key(run.tenant, run.model) if run.model else "",
@@ -108,6 +114,11 @@ def answer_maker(node: str, clock_ms: Callable[[], int]) -> AnswerMaker:
         return records
 
     return answers
+
+
+def _error_of(run: Run, request: RunRequest) -> ResultError:
+    message, path = split(run.error_message)
+    return ResultError(run.error_code, message, path, mend_of(run.error_code, request.request_id, run.package, path))
 
 
 def split(message: str) -> tuple[str, str]:
@@ -170,6 +181,8 @@ class Runs:
         """Claim and start runs until the node closes."""
         while not self.closing:
             try:
+                if await asyncio.to_thread(self.store.expire_runs, self.answers, self.clock_ms()):
+                    self.published()
                 if await self._claim_one():
                     continue
                 await self._bury_lapsed()
@@ -226,7 +239,8 @@ class Runs:
         try:
             await active.live()
         finally:
-            self.active.pop(active.run.run, None)
+            if self.active.get(active.run.run) is active:  # a lapsed lease may have been claimed here again
+                del self.active[active.run.run]
             self._wake.set()
 
     async def _bury_lapsed(self) -> None:
@@ -311,6 +325,7 @@ class ActiveRun:
         self._dirty = False
         self._lost = False
         self._cancel_asked = False
+        self._too_many: set[str] = set()
 
     def lose(self) -> None:
         """This node gives the attempt up."""
@@ -328,6 +343,9 @@ class ActiveRun:
             if spec is None:
                 reason = f"{self.release.label} has no pipeline {self.run.pipeline}"
                 await self._end(RunEnd("failed", reason, "pipeline_not_in_release", reason))
+                return
+            if self.run.deadline_ms and self.run.deadline_ms <= self._runs.clock_ms():
+                await self._end(RunEnd("cancelled", EXPIRED_MESSAGE, "expired", EXPIRED_MESSAGE))
                 return
             key = model_key(self.run.tenant, self.run.model)
             staged = await asyncio.to_thread(self._runs.artifacts.stage, key, self.run.run, self.run.attempt)
@@ -387,13 +405,16 @@ class ActiveRun:
     def _hear(self, message: wire.FromWorker | str) -> None:
         match message:
             case wire.Step():
+                if not self._keeps(self._steps, message.name, "steps"):
+                    return
                 self._steps[message.name] = RunStep(message.name, message.status, message.seconds)
                 self._dirty = True
                 took = f" in {message.seconds:.2f} s" if message.status != "running" else ""
                 self._say("step", f"{message.name} {message.status}{took}")
             case wire.Metric():
-                self._metrics[message.name] = message.value
-                self._dirty = True
+                if self._keeps(self._metrics, message.name, "metrics"):
+                    self._metrics[message.name] = message.value
+                    self._dirty = True
             case wire.Log():
                 self._say("author", message.message, message.level)
             case wire.Call():
@@ -402,6 +423,15 @@ class ActiveRun:
                 self._say("author", message)
             case _:
                 self.fresh.worker.kill(f"it sent {type(message).__name__}, which a run does not send")
+
+    def _keeps(self, named: Mapping[str, object], name: str, what: str) -> bool:
+        """Whether a name is recorded: a run's record, its answer and its model's state hold all of them, and must stay small."""
+        if name in named or (len(named) < MOST_NAMES and len(name) <= LONGEST_NAME):
+            return True
+        if what not in self._too_many:
+            self._too_many.add(what)
+            self._say(what, f"{name[:LONGEST_NAME]!r} and others are not recorded: a run has up to {MOST_NAMES} {what}", "warning")
+        return False
 
     async def _answer(self, call: wire.Call) -> None:
         """A run asks for the files of a model version of its own tenant."""
@@ -501,7 +531,7 @@ class ActiveRun:
             SignedArtifact(text.decode(), signature, key_id),
             now_ms,
             dict(self._metrics),
-            run.params.decode("utf-8", "replace"),
+            run.params.decode("utf-8", "replace") if len(run.params) <= MOST_PARAMS_BYTES else "{}",
             sum(f.size_bytes for f in files),
         )
         return add_version(state, version)

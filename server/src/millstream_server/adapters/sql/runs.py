@@ -19,6 +19,7 @@ from millstream_server.core.log import Outgoing
 from millstream_server.core.run import (
     CANCELLED_MESSAGE,
     ENDED,
+    EXPIRED_MESSAGE,
     Attempt,
     NewRun,
     Run,
@@ -96,6 +97,18 @@ def lapsed(connection: Connection, now_ms: int) -> list[Run]:
     given_up = or_(columns.attempt >= columns.max_attempts, columns.cancel_requested == true())
     query = select(run).where(columns.state == "RUNNING", columns.lease_until_ms <= now_ms, given_up)
     return load_runs(connection, query.order_by(columns.created_ms, columns.run))
+
+
+def expire(connection: Connection, answers: AnswerMaker, now_ms: int) -> int:
+    found = load_runs(connection, select(run).where(_late(now_ms)).order_by(run.c.created_ms, run.c.run).with_for_update(skip_locked=True))
+    for late in found:
+        _write_run(connection, finish_run(late, "CANCELLED", now_ms, error_code="expired", error_message=EXPIRED_MESSAGE))
+        _publish_end(connection, late.run, [], answers)
+    return len(found)
+
+
+def anything_late(connection: Connection, now_ms: int) -> bool:
+    return connection.execute(select(run.c.run).where(_late(now_ms)).limit(1)).first() is not None
 
 
 def release_leases(connection: Connection, node: str, now_ms: int) -> int:
@@ -207,6 +220,10 @@ def _claimable(builds: Builds, now_ms: int) -> ColumnElement[bool]:
         columns.cancel_requested == false(),
         or_(columns.state == "QUEUED", untended),
     )
+
+
+def _late(now_ms: int) -> ColumnElement[bool]:
+    return and_(run.c.state == "QUEUED", run.c.deadline_ms > 0, run.c.deadline_ms <= now_ms)
 
 
 def _is_running(run_id: str, number: int) -> ColumnElement[bool]:

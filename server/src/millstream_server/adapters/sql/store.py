@@ -111,6 +111,12 @@ class SqlStore:
         with self._database.read() as connection:
             return runs.lapsed(connection, now_ms)
 
+    def expire_runs(self, answers: AnswerMaker, now_ms: int) -> int:
+        with self._database.read() as connection:  # asked often and mostly in vain, as claim_run is
+            if not runs.anything_late(connection, now_ms):
+                return 0
+        return self._write(lambda connection: runs.expire(connection, answers, now_ms))
+
     def release_leases(self, node: str, now_ms: int) -> int:
         return self._write(lambda connection: runs.release_leases(connection, node, now_ms))
 
