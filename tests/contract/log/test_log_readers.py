@@ -7,7 +7,7 @@ import time
 
 import pytest
 from log_cases import GROUP, IN, OUT, PARTITIONS, STATE, Listener, by_partition, commit, numbered, read_all, topic_of, values
-from millstream_server.core.log import Log, Outgoing, TopicPartition
+from millstream_server.core.log import Log, Outgoing, Record, TopicPartition
 
 
 def test_a_reader_begins_at_the_first_record(log: Log) -> None:
@@ -70,7 +70,7 @@ def test_a_reader_gets_what_is_appended_while_it_reads(log: Log) -> None:
     reader = log.reader([IN])
     for thread in threads:
         thread.start()
-    records = []
+    records: list[Record] = []
     deadline_s = time.monotonic() + 60
     while len(records) < 2_000 and time.monotonic() < deadline_s:
         records += reader.poll(37, 1)

@@ -58,7 +58,8 @@ def test_retention_keeps_what_the_node_has_not_committed(log: Log) -> None:
     assert log.watermarks(IN)[0] == Watermark(20, 40)
     assert log.watermarks(IN)[1] == Watermark(0, 10)
     consumer.close()
-    assert len(read_all(again := log.consumer(GROUP, [IN], Listener()))) == 15 + 10
+    again = log.consumer(GROUP, [IN], Listener())
+    assert len(read_all(again)) == 15 + 10
     again.close()
 
 

@@ -49,8 +49,8 @@ def prepare(con: apsw.Connection, path: Path, *, create: bool, steps: Sequence[s
     Raises:
         Unavailable: data_dir_too_new; data_dir_unusable where there is no log, or an old one, and `create` is not set.
     """
-    version = _version(con)
-    if version and con.pragma("application_id") != APPLICATION_ID:
+    version, tables = con.execute("SELECT user_version, (SELECT count(*) FROM sqlite_schema) FROM pragma_user_version").get
+    if tables and con.pragma("application_id") != APPLICATION_ID:
         raise Unavailable("data_dir_unusable", "the file is a database of another program", where=str(path))
     if version > len(steps):
         raise Unavailable("data_dir_too_new", f"the log has schema {version}, this version knows {len(steps)}", where=str(path))
@@ -78,8 +78,6 @@ def _migrate(con: apsw.Connection, path: Path, steps: Sequence[str]) -> None:
     try:
         # Another process may have been here first; the write lock makes this look the last one.
         for number in range(_version(con), len(steps)):
-            if number == 0 and con.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
-                raise Unavailable("data_dir_unusable", "the file is a database of another program", where=str(path))
             con.execute(steps[number])
             if number == 0:
                 con.execute("INSERT INTO meta VALUES ('log_id', ?)", (uuid.uuid4().hex,))
