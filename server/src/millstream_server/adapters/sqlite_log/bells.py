@@ -1,7 +1,7 @@
 """How a waiting reader learns at once that something was committed: a Unix datagram socket for each reader in `bells/`.
 
 The name of a bell is `<process>-<token>-<topic id>.<topic id>...`, so a writer rings only those that read what it wrote. A bell
-only saves time: a reader looks at the log's version 5 times a second anyway, so a lost ring delays and never loses.
+only saves time: a reader looks at its partitions 5 times a second anyway, so a lost ring delays and never loses.
 """
 
 from __future__ import annotations

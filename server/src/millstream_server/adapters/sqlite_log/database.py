@@ -35,7 +35,6 @@ class Database:
         self._synchronous = synchronous
         self._busy_timeout_s = busy_timeout_s
         self._con: apsw.Connection | None = None
-        self._opened = 0
         self._wal_pages = 0
         self._checkpoint_at = CHECKPOINT_PAGES
 
@@ -51,7 +50,6 @@ class Database:
             con.execute("PRAGMA journal_size_limit = 67108864").fetchall()
             con.set_wal_hook(self._note_wal)
             self._con = con
-            self._opened += 1
         return self._con
 
     def close(self) -> None:
@@ -83,12 +81,6 @@ class Database:
         except BaseException:
             self._roll_back()
             raise
-
-    def data_version(self) -> int:
-        """A number that changes when another connection has committed; about 4 us."""
-        with self.told("looking for news") as con:
-            # SQLite's number means something to its own connection only.
-            return self._opened << 32 | int(con.execute("PRAGMA data_version").get)
 
     def checkpoint(self) -> None:
         """Copy the write-ahead log into the file when it has grown; what was committed is durable either way."""
