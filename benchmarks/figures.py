@@ -10,6 +10,10 @@ from typing import Literal
 from blackbox.processes import machine
 
 
+COLLAPSE = 3.0
+"""How far beyond its limit a figure must be before a quick run fails: a few samples on a shared machine vary by two."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """One measured figure. `value` and `limit` are in the unit that the name ends with; `n` is how many measurements it stands on."""
@@ -20,15 +24,20 @@ class Figure:
     ok: bool
     n: int
     machine: str
+    collapsed: bool = False
+    """Beyond the limit by more than noise can explain: what a quick run on a busy machine is judged by."""
 
     def line(self) -> str:
-        return json.dumps(asdict(self))
+        shown = asdict(self)
+        del shown["collapsed"]
+        return json.dumps(shown)
 
 
 def figure(name: str, value: float, limit: float, n: int, must_be: Literal["at most", "at least"] = "at most") -> Figure:
     """Hold a value against its limit."""
     ok = value <= limit if must_be == "at most" else value >= limit
-    return Figure(name, round(value, 4), limit, ok, n, machine())
+    collapsed = value > limit * COLLAPSE if must_be == "at most" else value < limit / COLLAPSE
+    return Figure(name, round(value, 4), limit, ok, n, machine(), collapsed)
 
 
 def say(words: str) -> None:
