@@ -173,7 +173,7 @@ class Node(PoolEvents):
         self.installer.sweep()
         self.releases.reconcile()  # workers import their modules while this process imports the store's library
         self.store = self._open_store()
-        self.store.release_leases(settings.name, self._clock_ms())
+        self.store.release_leases(settings.name, self._clock_ms())  # of runs, outbox and controller, all held under this name
         self._wire_intake()
         self.committer.start()
         self._releases_changed()
@@ -231,7 +231,7 @@ class Node(PoolEvents):
     def _wire_intake(self) -> None:
         """Make the rooms that need the store, and intake, which feeds them all: the second half."""
         settings, loop, clock = self.settings, self._loop, self._clock_ms
-        self.relay = OutboxRelay(self.log, self.store, self.instance, clock, self._trouble("outbox"), self._say_lost)
+        self.relay = OutboxRelay(self.log, self.store, settings.name, clock, self._trouble("outbox"), self._say_lost)
         self.runs = Runs(
             settings.name,
             self.store,
@@ -273,7 +273,7 @@ class Node(PoolEvents):
             max_held_bytes=settings.max_queued_bytes,
             clock_ms=clock,
         )
-        self.controller = Controller(self.store, self.instance, clock, deploy_timeout_s=settings.deploy_timeout_s)
+        self.controller = Controller(self.store, settings.name, clock, deploy_timeout_s=settings.deploy_timeout_s)
         self._wired = True
 
     async def _end(self) -> None:
