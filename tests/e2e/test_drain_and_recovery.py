@@ -140,7 +140,7 @@ def test_a_training_killed_with_its_node_is_tried_again_and_makes_one_version(ru
     running.node.kill()
 
     running.up()
-    answer = running.answers(["again"])["again"]
+    answer = running.answers(["again"], 3.0 + 1.0)["again"]  # no lease of the dead node is waited for
 
     assert (answer["status"], answer["attempt"]) == ("ok", 2)
     assert (answer["result"]["model"], answer["result"]["version"]) == ("again.scale", 1)  # type: ignore[index]
