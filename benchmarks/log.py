@@ -20,7 +20,7 @@ from millstream_server.core.log import INPUT, OUTPUT, CommitPosition, Outgoing, 
 
 VALUE = b"v" * 380
 KEYS = [f"tenant-{number}".encode() for number in range(40)]
-SECONDS_EACH = 0.6
+SECONDS_EACH = 0.35
 
 
 class Taken:

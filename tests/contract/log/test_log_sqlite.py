@@ -219,6 +219,16 @@ def test_a_disk_that_takes_no_more_loses_nothing(disk: str, tmp_path: Path) -> N
     assert said["integrity"] == "ok"
 
 
+def test_a_write_that_fails_anywhere_leaves_nothing_of_its_transaction(tmp_path: Path) -> None:
+    """The disk refuses each write of a transaction in turn: every time readers see all of it or nothing, and the log goes on."""
+    done = subprocess.run([sys.executable, str(CHILD), "stepwise", str(tmp_path)], capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["failed"] > 10
+    assert said["integrity"] == "ok"
+
+
 def test_a_log_that_stays_locked_is_unavailable_and_then_goes_on(path: Path) -> None:
     """A write waits for its turn only so long; nothing of it was written, and it may be repeated."""
     with closing(opened(path, busy_timeout_s=0.2)) as log, closing(apsw.Connection(str(path))) as other:

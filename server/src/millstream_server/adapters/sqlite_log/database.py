@@ -16,7 +16,7 @@ import apsw
 
 from millstream_server.core.errors import LogUnavailable
 
-CHECKPOINT_PAGES = 1000
+CHECKPOINT_PAGES = 2000
 """Pages of the write-ahead log (8 KiB each) at which it is copied into the file."""
 
 _TRUNCATE_PAGES = 16_000
