@@ -10,11 +10,16 @@ from millstream_server.core.errors import Invalid
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 DEFAULT_TENANT = "default"
 MAX_ID_CHARS = 200
+MAX_NAME_CHARS = 64
+
+
+def is_name(text: str) -> bool:
+    """Letters, digits, dash and underscore, 1 to 64 of them; no dot, because `tenant.model` must split in one way."""
+    return len(text) <= MAX_NAME_CHARS and _is_name(text)  # the length first: what is remembered must be short
 
 
 @lru_cache(maxsize=65_536)
-def is_name(text: str) -> bool:
-    """Letters, digits, dash and underscore, 1 to 64 of them; no dot, because `tenant.model` must split in one way."""
+def _is_name(text: str) -> bool:
     return _NAME.match(text) is not None
 
 

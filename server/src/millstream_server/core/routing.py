@@ -78,6 +78,11 @@ class Catalog:
             del self.serving[key]
         self._routes.clear()
 
+    def mark_usable(self, key: str, version: int) -> None:
+        """A version's artifact is whole again."""
+        self.unusable.pop((key, version), None)
+        self._routes.clear()
+
     def resolve(self, pipeline: str, tenant: str) -> Route | Refusal:
         """Find where a request of a tenant to a pipeline goes; remembered until something changes."""
         key = (pipeline, tenant)

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from millstream_server.core.artifacts import Artifacts, Signer
-from millstream_server.core.errors import Failed
+from millstream_server.core.errors import Failed, MillstreamError
 from millstream_server.core.model import ModelState, ModelVersion, decode_artifact_manifest
 from millstream_server.core.routing import Catalog
 from millstream_server.node.pool import Pool
+
+LOOK_AGAIN_S = 30.0
+"""Wait before the files of a damaged version are looked at again."""
+
+VERIFIERS = 2
 
 FORGET_S = 30.0
 """How long workers keep a version after its successor took over, for requests that were routed to it before."""
@@ -70,10 +76,21 @@ class Models:
         self._pool_of = pool_of
         self._switched = switched
         self._pending: dict[str, int] = {}
+        self._verifying: dict[tuple[str, int], asyncio.Future[Path]] = {}
+        self._looking: set[asyncio.Task[None]] = set()
+        # Threads of their own: hashing a thousand models must not keep the leases of runs from being renewed.
+        self._verifiers = ThreadPoolExecutor(VERIFIERS, "verify")
 
     async def prepare(self, key: str, version: ModelVersion) -> Path:
-        """`pool.PrepareModel`: verify off the loop."""
-        return await asyncio.to_thread(verify, self._artifacts, self._signer, key, version)
+        """`pool.PrepareModel`: verify off the loop; workers that ask for a version at the same time share one look at its files."""
+        mark = (key, version.version)
+        verifying = self._verifying.get(mark)
+        if verifying is None:
+            loop = asyncio.get_running_loop()
+            verifying = loop.run_in_executor(self._verifiers, verify, self._artifacts, self._signer, key, version)
+            self._verifying[mark] = verifying
+            verifying.add_done_callback(lambda _: self._verifying.pop(mark, None))
+        return await asyncio.shield(verifying)
 
     def take(self, state: ModelState) -> None:
         """A model's state is new: serve its champion, at once where none was served, else when it is loaded."""
@@ -109,7 +126,8 @@ class Models:
             self._switch(state, version)
 
     def unusable(self, key: str, number: int, code: str, reason: str) -> None:
-        """A version cannot be used: never route to it; fall back to the last good one."""
+        """A version cannot be used: do not route to it; fall back to the last good one. Its files are looked at again now and then."""
+        asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._look_again, key, number, code)
         if self._pending.get(key) == number:
             del self._pending[key]
         self._catalog.mark_unusable(key, number, code, reason)
@@ -118,6 +136,26 @@ class Models:
             fallback = self._catalog.version_to_serve(state)
             if fallback is not None:
                 self._switch(state, fallback)
+
+    def _look_again(self, key: str, number: int, code: str) -> None:
+        state = self._catalog.models.get(key)
+        version = state.find(number) if state is not None else None
+        if version is not None and code != "model_load_failed" and (key, number) in self._catalog.unusable:
+            looking = asyncio.get_running_loop().create_task(self._take_restored(key, version, code))
+            self._looking.add(looking)
+            looking.add_done_callback(self._looking.discard)
+
+    async def _take_restored(self, key: str, version: ModelVersion, code: str) -> None:
+        """Serve a version whose files are whole again, as its mend told the operator to make them."""
+        try:
+            await self.prepare(key, version)
+        except (MillstreamError, OSError):
+            asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._look_again, key, version.version, code)
+            return
+        self._catalog.mark_usable(key, version.version)
+        state = self._catalog.models.get(key)
+        if state is not None:
+            self.take(state)
 
     def count(self, package: str, build_id: str) -> int:
         """Models that a build answers for now."""

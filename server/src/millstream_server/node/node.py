@@ -408,7 +408,7 @@ class Node(PoolEvents):
         for pool in pools:
             if isinstance(pool, Pool):
                 latencies = by_pool.get(pool.release.build_id, [])
-                pool.uncommitted -= len(latencies)
+                pool.uncommitted = max(0, pool.uncommitted - len(latencies))
                 self.rates.latencies(pool.release.build_id, latencies)
 
     # --- questions of rooms ---------------------------------------------------------------------------------------------
@@ -452,6 +452,7 @@ class Node(PoolEvents):
             self.runs.tick()
             for pool in self.releases.pools():
                 pool.tick(now_ms)
+            self.releases.try_again()
 
     async def _report(self) -> None:
         while True:

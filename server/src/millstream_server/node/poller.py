@@ -164,7 +164,7 @@ class Poller:
                 ready.append(record)
                 continue
             tp = TopicPartition(record.topic, record.partition)
-            if tp not in self._waiting and record.append_ms + delay_s * 1000 <= now_ms:
+            if tp not in self._waiting and _is_due(record, delay_s * 1000, now_ms):
                 ready.append(record)
                 continue
             if tp not in self._waiting:
@@ -180,7 +180,7 @@ class Poller:
         due: list[Record] = []
         for tp, waiting in list(self._waiting.items()):
             delay_ms = DELAYS_S[tp.topic] * 1000
-            while waiting and waiting[0].append_ms + delay_ms <= now_ms:
+            while waiting and _is_due(waiting[0], delay_ms, now_ms):
                 due.append(waiting.popleft())
             if not waiting:
                 del self._waiting[tp]
@@ -227,3 +227,9 @@ class Poller:
                 self._ledger.trackers.pop(tp, None)
                 self._waiting.pop(tp, None)
                 self._held_back.discard(tp)
+
+
+def _is_due(record: Record, delay_ms: float, now_ms: int) -> bool:
+    """Whether a retry record has waited its time, or says it comes from the future: then the clock was set back, and nobody
+    knows how long it has waited."""
+    return not 0 <= now_ms - record.append_ms < delay_ms

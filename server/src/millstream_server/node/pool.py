@@ -40,6 +40,9 @@ STOPPED = "the node stopped"
 
 _STATUSES = frozenset({"ok", "invalid", "failed", "cancelled"})
 
+MOST_STAND_INS = 2
+"""Workers beyond the spare that are started while others are stalled, so that a few requests that hang hold up nobody else."""
+
 SPARE_S = 300.0
 """How long after its last request a release keeps a spare worker."""
 
@@ -418,8 +421,10 @@ class Pool:
     def _wanted(self) -> int:
         """Workers that there should be: the spare only where there was traffic lately, and only once the first one is up,
         because on a small machine two imports at once delay both."""
-        spare = self.has_ready_worker and time.monotonic() - self.traffic_s < SPARE_S
-        return self.limits.workers + (self.limits.spare_workers if spare else 0)
+        now_s = time.monotonic()
+        spares = self.limits.spare_workers if self.has_ready_worker and now_s - self.traffic_s < SPARE_S else 0
+        stalled = sum(1 for w in self.workers if not w.kill_cause and _stalled(w, now_s))
+        return self.limits.workers + spares + max(0, min(MOST_STAND_INS, stalled - spares))
 
     def _start_workers(self) -> None:
         if self._closing or self.broken:

@@ -23,6 +23,10 @@ from millstream_server.node.logbook import Logbook, entry
 from millstream_server.node.pool import Pool
 
 
+TRY_AGAIN_S = 30.0
+"""Wait before a broken release that is still needed is tried again."""
+
+
 class Environment(Protocol):
     """An installed environment."""
 
@@ -127,6 +131,19 @@ class Releases:
                 found.release = release
         self._install_next()
 
+    def try_again(self) -> None:
+        """Take up anew, now and then, a broken release that requests are still routed to: what broke it may be mended."""
+        now_s = time.monotonic()
+        for build_id, installed in self.builds.items():
+            if installed.status != "BROKEN" or now_s - installed.since_s < TRY_AGAIN_S or self.closing:
+                continue
+            installed.since_s = now_s
+            wanted = next((release for release in self.wanted() if release.build_id == build_id), None)
+            if wanted is not None and wanted.status != "DEPLOYING":
+                self._take_up(wanted)
+                self._install_next()
+                return
+
     def _take_up(self, release: Release) -> None:
         installed = Installed(release, "INSTALLING", since_s=time.monotonic())
         self.builds[release.build_id] = installed
@@ -193,6 +210,7 @@ class Releases:
     def break_build(self, installed: Installed, reason: str, mend: str) -> None:
         """This build cannot run here; others serve on."""
         installed.status, installed.reason, installed.mend, installed.phase = "BROKEN", reason, mend, ""
+        installed.since_s = time.monotonic()
         self._say(installed, "release_broken", reason, "error")
         self._changed()
 

@@ -14,7 +14,7 @@ from millstream_server.core.errors import Invalid, UnknownTopic
 from millstream_server.core.log import TopicPartition, TopicSpec
 
 
-class Topic(msgspec.Struct, frozen=True):
+class Topic(msgspec.Struct, frozen=True, array_like=True):
     """A topic; `parts` are the ids of its partitions in the file, by partition number."""
 
     id: int
@@ -73,11 +73,11 @@ def partitions_of(topics: Sequence[Topic]) -> dict[int, TopicPartition]:
 
 
 def read_topics(con: apsw.Connection) -> list[Topic]:
-    parts: dict[int, list[int]] = {}
-    for topic_id, part in con.execute("SELECT topic, tp FROM part ORDER BY topic, p"):
-        parts.setdefault(topic_id, []).append(part)
-    rows = con.execute("SELECT id, name, retention_ms, compacted FROM topic ORDER BY name")
-    return [Topic(number, name, retention_ms, bool(compacted), tuple(parts[number])) for number, name, retention_ms, compacted in rows]
+    # One statement: between two of them another process may make a topic.
+    rows = con.execute("""
+        SELECT id, name, retention_ms, compacted, (SELECT json_group_array(tp ORDER BY p) FROM part WHERE part.topic = topic.id)
+        FROM topic ORDER BY name""").fetchall()
+    return msgspec.convert([(*row[:4], msgspec.json.decode(str(row[4]))) for row in rows], list[Topic], strict=False)
 
 
 def _fits(topic: Topic | None, spec: TopicSpec) -> bool:

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -94,7 +95,7 @@ class SqliteLog:
         database = Database(path, synchronous=synchronous, busy_timeout_s=busy_timeout_s, create=create)
         try:
             with database.told("opening the log") as con:
-                log_id = prepare(con, path, create=create)
+                log_id = _prepare_in_turn(con, path, create=create, busy_timeout_s=busy_timeout_s)
         except LogUnavailable as error:
             if isinstance(error.__cause__, (apsw.CantOpenError, apsw.NotADBError, apsw.ReadOnlyError)) and error.code != "no_space":
                 raise Unavailable("data_dir_unusable", f"the log cannot be opened: {error.__cause__}", where=str(path)) from error
@@ -205,6 +206,21 @@ class SqliteLog:
         with self._writes as database, database.transaction("taking the group") as con:
             epoch = con.execute(sql, (group, owner, as_json(list(topics)))).get
         return Holding(group, owner, int(epoch))
+
+
+def _prepare_in_turn(con: apsw.Connection, path: Path, *, create: bool, busy_timeout_s: float) -> str:
+    """Prepare the file; while another process is just making it, try again.
+
+    SQLite does not wait by itself where two connections want to turn the same new file into one with a write-ahead log.
+    """
+    deadline_s = time.monotonic() + busy_timeout_s
+    while True:
+        try:
+            return prepare(con, path, create=create)
+        except apsw.BusyError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.01)
 
 
 def _check_sqlite() -> None:
