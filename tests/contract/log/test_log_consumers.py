@@ -187,16 +187,23 @@ def test_another_thread_can_wake_a_waiting_poll(log: Log) -> None:
     consumer.close()
 
 
-def test_a_waiting_poll_hears_of_a_record_within_milliseconds(log: Log, make_log: Callable[..., Log]) -> None:
-    """From the end of the append to the record in hand: half of 100 within 5 ms, without busy polling."""
+@pytest.mark.parametrize("by", ["append", "commit"])
+def test_a_waiting_poll_hears_of_a_record_within_milliseconds(log: Log, make_log: Callable[..., Log], by: str) -> None:
+    """From the end of the append or commit to the record in hand: half of 100 within 5 ms, without busy polling."""
     consumer = log.consumer(GROUP, [IN], Listener())
     consumer.poll(1, 0)
     writer, done_s = make_log(), list[float]()
+    committer = writer.committer("writer")
 
     def write() -> None:
         for number in range(100):
             time.sleep(0.004)
-            writer.append(numbered(1, start=number))
+            if by == "append":
+                writer.append(numbered(1, start=number))
+            else:
+                committer.begin()
+                committer.send(numbered(1, start=number))
+                committer.commit(GROUP, [], None)
             done_s.append(time.monotonic())
 
     thread = threading.Thread(target=write)
@@ -208,6 +215,7 @@ def test_a_waiting_poll_hears_of_a_record_within_milliseconds(log: Log, make_log
 
     delays_ms = [max(0.0, heard - done) * 1000 for heard, done in zip(heard_s, done_s, strict=True)]
     assert statistics.median(delays_ms) < 5
+    committer.close()
     consumer.close()
 
 

@@ -119,7 +119,8 @@ def test_a_folder_that_is_missing_is_named(path: Path) -> None:
     assert "missing" in error.where
 
 
-def test_processes_that_make_the_log_at_once_make_one(path: Path) -> None:
+@pytest.mark.parametrize("turn", range(5))
+def test_who_makes_the_log_at_once_makes_one(path: Path, turn: int) -> None:
     """Ten threads that all find nothing end with the same id and the same topics."""
     ids: list[str] = []
     start = threading.Barrier(10)
