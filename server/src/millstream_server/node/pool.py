@@ -43,6 +43,9 @@ _STATUSES = frozenset({"ok", "invalid", "failed", "cancelled"})
 MOST_STAND_INS = 2
 """Workers beyond the spare that are started while others are stalled, so that a few requests that hang hold up nobody else."""
 
+CATCH_UP_S = 3.0
+"""How long the first worker of a release works alone on a backlog that it found, before the spare is started beside it."""
+
 SPARE_S = 300.0
 """How long after its last request a release keeps a spare worker."""
 
@@ -139,6 +142,7 @@ class Pool:
         self._early_deaths = 0
         self._starting_at_s = 0.0
         self._ever_ready = False
+        self._first_ready_s = float("inf")
         self._was_ready = False
         self._load_started: dict[tuple[int, str, int], float] = {}
         self._preparing: set[tuple[int, str, int]] = set()
@@ -310,6 +314,8 @@ class Pool:
             self._break_if_hopeless(reason)
             return
         self._early_deaths = 0
+        if not self._ever_ready:
+            self._first_ready_s = time.monotonic()
         self._ever_ready = True
         self._answers.worker_ready(self, worker, seconds)
         if not self._was_ready:
@@ -419,10 +425,12 @@ class Pool:
             self._start_workers()
 
     def _wanted(self) -> int:
-        """Workers that there should be: the spare only where there was traffic lately, and only once the first one is up,
-        because on a small machine two imports at once delay both."""
+        """Workers that there should be: the spare only where there was traffic lately, and only once the first one is up and has
+        had a while for a backlog that it found, because on a small machine an import takes half of the cores from whoever works."""
         now_s = time.monotonic()
-        spares = self.limits.spare_workers if self.has_ready_worker and now_s - self.traffic_s < SPARE_S else 0
+        catching_up = now_s - self._first_ready_s < CATCH_UP_S and self.backlog.full_lane() is not None
+        wants_spare = self.has_ready_worker and not catching_up and now_s - self.traffic_s < SPARE_S
+        spares = self.limits.spare_workers if wants_spare else 0
         stalled = sum(1 for w in self.workers if not w.kill_cause and _stalled(w, now_s))
         return self.limits.workers + spares + max(0, min(MOST_STAND_INS, stalled - spares))
 
