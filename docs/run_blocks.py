@@ -1,4 +1,4 @@
-"""Runs what README and the how-to pages show, and compares: `python docs/run_blocks.py [PAGE...]` (make docs).
+"""Runs what README and the how-to pages show, and compares: `python -m docs.run_blocks [PAGE...]` (make docs).
 
 A page is one terminal: its blocks run in order, in an empty folder, with a fresh HOME and MILLSTREAM_DATA_DIR. Rules of the blocks:
 
