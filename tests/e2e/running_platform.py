@@ -129,8 +129,8 @@ class Running:
         self.platform.run("publish", str(wheel))
         return self.say("deploy", f"{name}=={version}")
 
-    def train(self, tenant: str, factor: float) -> None:
-        self.platform.run("invoke", "weigh_learn", "--tenant", tenant, "--params", json.dumps({"factor": factor}))
+    def train(self, tenant: str, factor: float, **params: object) -> None:
+        self.platform.run("invoke", "weigh_learn", "--tenant", tenant, "--params", json.dumps({"factor": factor, **params}))
 
     def send(self, requests: list[Request | bytes]) -> None:
         """Append requests, or bytes as they are, in the order given; returns when all are acknowledged."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ import pytest
 from running_platform import INPUT, OUTPUT, Request, Running, command_in, wheel
 
 from blackbox.command import child_environment, shipped_command
+from blackbox.processes import workers
 from blackbox.stream import wait_for
 
 pytestmark = pytest.mark.xdist_group("bad input")
@@ -114,6 +117,7 @@ ROWS = [
     Row("exits", "weigh", {"x": 1, "harm": "exit"}, "dead", "worker_died", "", REPLAY),
     Row("exits joined", "weigh_all", {"rows": [{"x": 1, "harm": "exit"}]}, "dead", "worker_died", "", REPLAY),
     Row("segfaults", "weigh", {"x": 1, "harm": "segfault"}, "dead", "worker_died", "", REPLAY),
+    Row("leaves a child", "weigh", {"x": 1, "harm": "leave a child"}, "dead", "worker_died", "", REPLAY),
     Row("breaks the protocol", "weigh", {"x": 1, "harm": "break the protocol"}, "dead", "worker_died", "", REPLAY),
     Row(
         "reply topic not allowed", "weigh", {"x": 1}, "invalid", "reply_topic_not_allowed", "$.reply_to", "reply_to", {"reply_to": INPUT}
@@ -408,6 +412,67 @@ def test_a_model_with_one_changed_byte_never_loads(running: Running) -> None:
         old = answers[f"twice-{number}"]
         assert (old["status"], old["result"], old["model_version"]) == ("ok", 2.0, 1)
     neighbours.check(running)
+
+
+def test_a_model_may_take_longer_to_load_than_its_pipeline_may_run(running: Running) -> None:
+    """The time limit of a request is pipeline code's: the first request after a training waits for the loader and is answered."""
+    running.train("heavy", 2.0, loading="slow")
+    neighbours = Neighbours("beside-heavy")
+
+    running.send(neighbours.around(request("heavy", "weigh", {"x": 1.0}) | {"tenant": "heavy"}))
+    answer = running.answers(["heavy"])["heavy"]
+
+    assert (answer["status"], answer["result"], answer["attempt"]) == ("ok", 2.0, 1)
+    neighbours.check(running)
+
+
+@pytest.mark.parametrize("loading", ["exit", "raise"])
+def test_a_model_that_cannot_be_loaded_is_given_up_and_the_version_before_it_serves_on(running: Running, loading: str) -> None:
+    """Also where loading ends the worker: after a few deaths nobody is routed to it, so it ends no more workers."""
+    tenant = f"cannot-{loading}"
+    running.train(tenant, 2.0)
+    running.answers_to(tenant, request("first", "weigh", {"x": 1.0}) | {"tenant": tenant}, result=2.0)
+    running.train(tenant, 5.0, loading=loading)
+    running.train(f"only-{tenant}", 5.0, loading=loading)
+    neighbours = Neighbours(f"beside-{tenant}")
+
+    asked = [request(f"{tenant}-{n}", "weigh", {"x": 1.0}) | {"tenant": tenant} for n in range(5)]
+    lost = request(f"only-{tenant}", "weigh", {"x": 1.0}) | {"tenant": f"only-{tenant}"}
+    running.send(neighbours.around(*asked, lost))
+    answers = running.answers([str(one["id"]) for one in asked])
+    told = running.answers([str(lost["id"])])[str(lost["id"])]
+
+    assert {(one["status"], one["result"], one["model_version"]) for one in answers.values()} == {("ok", 2.0, 1)}
+    assert (told["status"], told["error"]["code"]) == ("failed", "model_load_failed")  # type: ignore[index]
+    neighbours.check(running)
+
+
+def test_a_short_deadline_of_one_caller_costs_no_worker(running: Running) -> None:
+    """What is late when its batch ends is answered as expired; the worker that ran it goes on, models loaded."""
+    neighbours = Neighbours("short")
+    before = {one.pid for one in workers(running.up().pid)}
+
+    running.send(neighbours.around(request("short", "weigh", {"x": 1, "harm": "slow"}, timeout_s=0.2)))
+    answer = running.answers(["short"])["short"]
+    neighbours.check(running)
+
+    assert answer["status"] == "expired"
+    assert before <= {one.pid for one in workers(running.up().pid)}
+
+
+def test_a_training_that_waits_for_the_store_beyond_its_deadline_is_answered_once(running: Running) -> None:
+    """While another process holds the store nobody may promise an end that the run would promise again."""
+    store = sqlite3.connect(running.platform.data_dir / "store.sqlite", isolation_level=None)
+    store.execute("BEGIN IMMEDIATE")
+    running.send([{"id": "held", "pipeline": "weigh_learn", "tenant": "held", "params": {"factor": 2.0}, "timeout_s": 0.5}])
+    time.sleep(1.0)
+    store.execute("ROLLBACK")
+    store.close()
+
+    answer = running.answers(["held"])["held"]
+    running.train("held", 2.0)
+
+    assert (answer["status"], len(running.results["held"])) == ("expired", 1)
 
 
 # --- the data directory ---------------------------------------------------------------------------------------------------

@@ -20,9 +20,19 @@ TIMEOUT_S = 1.0
 
 @dataclass
 class Scale:
-    """The model."""
+    """The model; loading it may take its time, or end the process."""
 
     factor: float
+    loading: str = ""
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        if self.loading == "slow":
+            time.sleep(1.5 * TIMEOUT_S)
+        if self.loading == "exit":
+            os._exit(4)
+        if self.loading == "raise":
+            raise ValueError("this model cannot be loaded")
 
 
 @dataclass
@@ -32,7 +42,7 @@ class Row:
 
 
 @ms.training(model="scale")
-def weigh_learn(run: ms.Run, factor: float, seconds: float = 0.0, announce: str = "") -> Scale:
+def weigh_learn(run: ms.Run, factor: float, seconds: float = 0.0, announce: str = "", loading: str = "") -> Scale:
     """Learn the factor that is given, taking its time; `announce` is a file that gets the process id of each attempt."""
     run.log(f"learns {factor}")
     if announce:
@@ -43,7 +53,7 @@ def weigh_learn(run: ms.Run, factor: float, seconds: float = 0.0, announce: str 
             if run.cancelled:
                 raise ms.Cancelled("asked to stop")
             time.sleep(0.02)
-    return Scale(factor)
+    return Scale(factor, loading)
 
 
 @ms.inference(model="scale", timeout_s=TIMEOUT_S)
@@ -116,6 +126,14 @@ def do_harm(kind: str) -> None:
             while True:
                 kept.append(bytearray(16 << 20))
         case "exit":
+            os._exit(3)
+        case "leave a child":
+            # A process that Python does not know of: it keeps the socket and standard output open for a while.
+            libc = ctypes.CDLL(None)
+            if libc.fork() == 0:
+                libc.setsid()
+                libc.sleep(4)
+                libc._exit(0)
             os._exit(3)
         case "segfault":
             ctypes.string_at(0)
