@@ -99,11 +99,11 @@ def test_a_background_command_that_fails_at_its_end_is_a_difference(tmp_path: Pa
 
 def test_nothing_of_a_broken_page_stays_running(tmp_path: Path) -> None:
     """The terminal and all that it started are killed."""
-    page = console("$ (echo $BASHPID; exec sleep 300) &", "...", "$ cp ../background-0.txt ../said; false")
+    page = console("$ (echo ready $BASHPID; exec sleep 300) &", "ready ...", "$ cp ../background-0.txt ../said; false")
     with pytest.raises(Differs):
         run(tmp_path, page)
 
-    pid = int((tmp_path / "home" / "said").read_text())
+    pid = int((tmp_path / "home" / "said").read_text().split()[1])
     until = time.monotonic() + 5
     while Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
         assert time.monotonic() < until
