@@ -153,7 +153,7 @@ class Node:
         self.process.wait(30)
 
     def stop(self, timeout_s: float = 60.0) -> int:
-        """SIGTERM, and wait for the drain; returns the exit code."""
+        """SIGTERM, and wait for the drain; returns the exit code. A node that has ended is left as it is."""
         if self.alive():
             self.process.send_signal(signal.SIGTERM)
         try:

@@ -60,6 +60,13 @@ class Appending:
             self._on_ack(tag, Acknowledged(said["topic"], said["partition"], said["offset"], sent_ms, now))
             self.acked += 1
 
+    def close(self) -> None:
+        """End it at once, if it still runs; lines that were not acknowledged may be on the log or not."""
+        self._process.kill()
+        self._process.wait(30)
+        self._thread.join(30)
+        _close_pipes(self._process)
+
     def finish(self, timeout_s: float = 120.0) -> None:
         """Close the command's input and wait until everything sent is acknowledged.
 

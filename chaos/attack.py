@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -33,7 +34,8 @@ BACKLOG_WAIT_S = 3.0
 WORKER_WAIT_S = 5.0
 AT_WORK_WAIT_S = 15.0
 """How long a kill of a node waits for the node to have answered something: a node that only starts has nothing to lose."""
-POINT_WAIT_S = 8.0
+POINT_WAIT_S = 40.0
+"""A point of the commit comes with the next commit, and that may wait for a worker to start again, and to be killed again."""
 ANNOUNCE_WAIT_S = 20.0
 LOG_TAIL_BYTES = 2_000_000
 QUIET_S = 40.0
@@ -86,12 +88,24 @@ class Attack:
         self._errors: list[BaseException] = []
 
     def run(self) -> Report:
-        """Carry it out and judge it; the node is stopped in order at the end."""
+        """Carry it out and judge it; the node is stopped in order at the end.
+
+        Raises:
+            RuntimeError: the attack could not be carried out as planned; nothing is judged then.
+        """
+        with ExitStack() as processes_left:
+            self._carry_out(processes_left)
+        return self._judge()
+
+    def _carry_out(self, processes_left: ExitStack) -> None:
         node_kills = [kill for kill in self.plan.kills if kill.target == "node"]
         self.node = self._start_node(node_kills[0] if node_kills else None)
+        processes_left.callback(lambda: self.node.stop())
         self.node.wait_accepting()
         self._following = Following(self.ground.platform, OUTPUT, self._see, from_end=True)
+        processes_left.callback(self._following.close)
         self._appending = self.ground.appending(lambda request_id, acked: self.acked.__setitem__(request_id, acked))
+        processes_left.callback(self._appending.close)
         self._started = time.monotonic()
         bursts = _parts(self.plan.reserve, len(self.plan.kills))
         by_kill = dict(zip([kill.name for kill in self.plan.kills], bursts, strict=True))
@@ -104,20 +118,16 @@ class Attack:
         for thread in threads:
             thread.join()
         if self._errors:
-            self.node.stop()
             raise self._errors[0]
         self._appending.finish()
         self._settle()
-        self._following.close()
-        self.node.stop()
-        return self._judge()
 
     # --- what the threads do ------------------------------------------------------------------------------------------
 
     def _stream(self) -> None:
         """Send the stream evenly over the attack."""
         sent = 0
-        while sent < len(self.plan.stream):
+        while sent < len(self.plan.stream) and not self._errors:
             due = len(self.plan.stream) if self.seconds <= 0 else int(len(self.plan.stream) * min(1.0, self._elapsed() / self.seconds))
             if due > sent:
                 self._send(self.plan.stream[sent:due])
@@ -128,6 +138,8 @@ class Attack:
         """Kill a ready worker at each moment, the busiest there is, while requests wait."""
         for kill in kills:
             self._until(kill.at_s)
+            if self._errors:
+                return
             self._make_backlog(bursts[kill.name])
             victim = self._wait_worker()
             time.sleep(kill.wait_s)
@@ -137,6 +149,8 @@ class Attack:
     def _kill_nodes(self, kills: list[Kill], bursts: dict[str, list[Send]]) -> None:
         for kill, after in zip(kills, [*kills[1:], None], strict=True):
             self._until(kill.at_s)
+            if self._errors:
+                return
             self._make_backlog(bursts[kill.name])
             self._wait(lambda: self._answered > self._answered_at_start, AT_WORK_WAIT_S)
             self._end_node(kill)
@@ -165,6 +179,8 @@ class Attack:
     def _train(self) -> None:
         for training in self.plan.trainings:
             self._until(training.at_s)
+            if self._errors:
+                return
             self._send([training.send])
             if training.kill_after_s:
                 self._kill_training(training)
@@ -246,11 +262,12 @@ class Attack:
         return time.monotonic() - self._started
 
     def _until(self, at_s: float) -> None:
-        time.sleep(max(0.0, at_s - self._elapsed()))
+        while (left_s := at_s - self._elapsed()) > 0 and not self._errors:
+            time.sleep(min(left_s, 0.5))
 
     def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         end = time.monotonic() + timeout_s
-        while not (held := condition()) and time.monotonic() < end:
+        while not (held := condition()) and time.monotonic() < end and not self._errors:
             time.sleep(0.005)
         return held
 
