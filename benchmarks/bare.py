@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# Runs in an environment of its own, whose libraries a checker of this repository does not see.
 """The limit: one process, one loop, plain apsw, tables of its own. `bare.py DATABASE REQUESTS MODEL BATCH` prints one JSON object.
 
 Reads a batch of requests, decodes it, predicts once on the batch, encodes the results, and writes them with the new offset of each

@@ -9,7 +9,6 @@ from typing import Literal
 
 from blackbox.processes import machine
 
-
 COLLAPSE = 3.0
 """How far beyond its limit a figure must be before a quick run fails: a few samples on a shared machine vary by two."""
 

@@ -96,20 +96,31 @@ def list_checks(metrics: list[Metric], verdict: Said, proof: Said, facts: Facts)
     how = f"interleaved ({verdict['switches']} changes of release)" if len(metrics) > 1 else "one after the other, having one tenant"
     return [
         (f"every one of {readings:,} readings was asked for, {total['requests']:,} requests in all", total["requests"] >= readings),
-        (f"every request has exactly one result: {total['lost']} lost, {total['duplicated']} duplicated, {verdict['stray']} stray",
-         total["results"] == total["requests"] and not total["lost"] and not total["duplicated"] and not verdict["stray"]),
+        (
+            f"every request has exactly one result: {total['lost']} lost, {total['duplicated']} duplicated, {verdict['stray']} stray",
+            total["results"] == total["requests"] and not total["lost"] and not total["duplicated"] and not verdict["stray"],
+        ),
         (f"every result is ok: {total['failed']} failed, {verdict['failed_during_deploy']} during the deployment", not total["failed"]),
-        (f"{total['wrong_release']} answers by a wrong release ({total['switching']} by the old one in the second of its switch)",
-         not total["wrong_release"]),
+        (
+            f"{total['wrong_release']} answers by a wrong release ({total['switching']} by the old one in the second of its switch)",
+            not total["wrong_release"],
+        ),
         (f"{during:,} requests between the deployment's start and its first answer (at least {ENOUGH:,})", during >= ENOUGH),
         (f"{by_old:,} answers of {old} and {by_new:,} of {new} (at least {ENOUGH:,} each), {how}", min(by_old, by_new) >= ENOUGH),
         (f"from one node process: pid and start time {facts.pid_before} before, {facts.pid_after} after", same_process),
         (f"{unanswered:,} requests unanswered at the kill (at least {ENOUGH_AT_KILL})", unanswered >= ENOUGH_AT_KILL),
         ("a batch was inside a worker at the kill", facts.batch_in_worker),
-        (f"{asked} trainings, {trainings.get('results')} answered once each", trainings.get("results") == asked
-         and not trainings.get("failed") and not trainings.get("lost") and not trainings.get("duplicated")),
-        (f"{proof['versions']} model versions with champion, lineage, hashes and signature: {len(_list(proof['faults']))} faults",
-         proof["versions"] == asked and not proof["faults"]),
+        (
+            f"{asked} trainings, {trainings.get('results')} answered once each",
+            trainings.get("results") == asked
+            and not trainings.get("failed")
+            and not trainings.get("lost")
+            and not trainings.get("duplicated"),
+        ),
+        (
+            f"{proof['versions']} model versions with champion, lineage, hashes and signature: {len(_list(proof['faults']))} faults",
+            proof["versions"] == asked and not proof["faults"],
+        ),
         (f"no dead letters ({verdict['dead_letters']})", not verdict["dead_letters"]),
         (f"the node stopped in order at the end (exit code {facts.stop_code})", facts.stop_code == 0),
     ]
