@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,13 +17,14 @@ RunCommand = Callable[..., Completed]
 
 
 @pytest.fixture
-def ports(tmp_path: Path) -> app.Ports:
-    """The ports of a new data directory with its topics; closed by whoever opens others, or at the end of the process."""
+def ports(tmp_path: Path) -> Iterator[app.Ports]:
+    """The ports of a new data directory with its topics."""
     opened = app.open_ports(config.load(tmp_path / "data", {}, environ={}), create=True)
     opened.log.create_topics(topic_specs(3_600_000))
     opened.store.nodes()
     assert opened.signer is not None
-    return opened
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

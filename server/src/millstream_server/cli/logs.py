@@ -160,8 +160,9 @@ class Tail:
         yield from self._read()
         if self._file >= 0 and not self._is_open(self._path) and self._path.exists():
             yield from self._read()  # what came between our last look and its being put aside
-            seen_ns = os.fstat(self._file).st_mtime_ns
-            missed = [path for path in self._aside() if not self._is_open(path) and path.stat().st_mtime_ns > seen_ns]
+            aside = self._aside()
+            ours = next((place for place, path in enumerate(aside) if self._is_open(path)), -1)
+            missed = aside[ours + 1 :]  # put aside after ours; all of them where ours has been dropped since
             os.close(self._file)
             for path in missed:
                 yield from path.read_bytes().split(b"\n")

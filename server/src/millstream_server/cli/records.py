@@ -174,7 +174,10 @@ class LineFormat(msgspec.Struct, frozen=True):
     @staticmethod
     def _only_value(line: bytes, error: msgspec.ValidationError) -> _Given:
         """A line that is JSON and no object, or has members of other types, is a value; but not where it says "value" itself."""
-        decoded = msgspec.json.decode(line)
+        try:
+            decoded = msgspec.json.decode(line)
+        except (msgspec.DecodeError, RecursionError) as fault:
+            raise ValueError(f"not JSON: {fault} (with --raw a line may be anything)") from None
         if isinstance(decoded, dict) and decoded.keys() & {"value", "value_base64", "tombstone"}:
             raise ValueError(str(error)) from None
         return _Given()
