@@ -11,7 +11,7 @@ from chaos.ground import Ground
 from chaos.judge import Report
 from chaos.plan import POINTS, Kill, Pace, draw_plan
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("whole machine")]
 SECONDS = 10.0
 REQUESTS = 5000
 OFTEN = Pace(worker_kill_every_s=0, node_kill_every_s=3.0, training_every_s=0, slow_share=0.01, slow_s=0.2)

@@ -198,6 +198,7 @@ def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.xdist_group("whole machine")
 def test_the_demo_proves_the_main_job_on_the_real_metrics(tmp_path: Path) -> None:
     """Two releases, 17 tenants, a deployment and a kill under load: every reading has one right answer, and the demo says so."""
     done = run_demo("--data-dir", str(tmp_path / "data"))
@@ -213,6 +214,7 @@ def test_the_demo_proves_the_main_job_on_the_real_metrics(tmp_path: Path) -> Non
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.xdist_group("whole machine")
 def test_the_demo_takes_a_small_folder_without_labels(tmp_path: Path) -> None:
     """Two short metrics of anybody's own: readings are asked for again until the demo's thresholds are met."""
     for name in ("first host.csv", "second.csv"):

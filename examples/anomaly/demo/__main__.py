@@ -1,6 +1,6 @@
 """`make demo`: tell the story, check every figure, print the table and, as the last line, one JSON object.
 
-Exit codes: 0 every figure was checked and is right; 1 a figure is wrong or the story broke; 3 the data cannot be used.
+Exit codes: 0 every figure was checked and is right; 1 a figure is wrong or the story broke; 3 the data cannot be used; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ def main() -> int:
         kept = f"{data_dir / 'logs' / 'node.jsonl'} and {data_dir.with_suffix('.up.txt')}"
         print(f"mend: read {kept}; everything is kept there", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        clock.say(f"stopped; what there is stays in {data_dir}; begin again with: make demo")
+        return 130
     finally:
         story.close()
     return report(metrics, verdict, proof, story.facts, data_dir, clock)
@@ -158,7 +161,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=1500, help="requests a second before the deployment")
     parser.add_argument("--deploy-rate", type=float, default=800, help="requests a second during the deployment and the retraining")
     parser.add_argument("--rate-after", type=float, default=2000, help="requests a second after the retraining")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    chosen.data = chosen.data.resolve()
+    return chosen
 
 
 if __name__ == "__main__":
