@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, build_wheel, make_environment
+from built_wheels import ROOT, build_wheel, make_environment
 from millstream_server.environments import interpreters
 from millstream_server.environments.interpreters import Interpreter
 

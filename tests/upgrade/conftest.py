@@ -1,0 +1,14 @@
+"""Each test runs on each kit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kits import VERSIONS, Kit
+
+
+@pytest.fixture(params=VERSIONS)
+def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Kit:
+    """Each version's kit, in a folder of its own."""
+    return Kit(request.param, tmp_path / "data")
