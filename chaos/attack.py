@@ -37,6 +37,9 @@ AT_WORK_WAIT_S = 15.0
 POINT_WAIT_S = 40.0
 """A point of the commit comes with the next commit, and that may wait for a worker to start again, and to be killed again."""
 ANNOUNCE_WAIT_S = 20.0
+LEAST_BETWEEN_NODE_KILLS = 0.8
+"""Of the planned distance: where a kill came late, the next ones come later too. Closer kills would take an innocent training's
+three attempts one after the other, and it would be dead by rule."""
 LOG_TAIL_BYTES = 2_000_000
 QUIET_S = 40.0
 SETTLED_S = 0.7
@@ -147,14 +150,17 @@ class Attack:
                 self.killed.append(Killed(_now_ms(), "worker"))
 
     def _kill_nodes(self, kills: list[Kill], bursts: dict[str, list[Send]]) -> None:
+        apart_s = LEAST_BETWEEN_NODE_KILLS * self.seconds / max(1, len(kills))
+        last_s = -apart_s
         for kill, after in zip(kills, [*kills[1:], None], strict=True):
-            self._until(kill.at_s)
+            self._until(max(kill.at_s, last_s + apart_s))
             if self._errors:
                 return
             self._make_backlog(bursts[kill.name])
             self._wait(lambda: self._answered > self._answered_at_start, AT_WORK_WAIT_S)
             self._end_node(kill)
             self._restart(after)
+            last_s = self._elapsed()
 
     def _end_node(self, kill: Kill) -> None:
         """End the node by SIGKILL: from outside, by a row of its worker, or by itself at a point of the commit."""
@@ -224,7 +230,10 @@ class Attack:
     def _ready_workers(self) -> list[processes.Process]:
         """Living workers of pools that have said READY: those that run trainings are killed by `_kill_training` alone."""
         log = self.ground.platform.data_dir / "logs" / "node.jsonl"
-        lines = log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").splitlines() if log.exists() else []
+        lines = log.read_bytes()[-LEAST_BETWEEN_NODE_KILLS = 0.8
+"""Of the planned distance: where a kill came late, the next ones come later too. Closer kills would take an innocent training's
+three attempts one after the other, and it would be dead by rule."""
+LOG_TAIL_BYTES:].decode(errors="replace").splitlines() if log.exists() else []
         seen = [said for line in lines if '"worker_ready"' in line and (said := _READY.search(line))]
         settled = datetime.now(UTC) - timedelta(seconds=SETTLED_S)
         ready = {int(pid) for at, pid in (said.groups() for said in seen) if datetime.fromisoformat(at) < settled}
