@@ -12,12 +12,12 @@ ROOT = Path(__file__).resolve().parents[2]
 UV = ROOT / ".venv" / "bin" / "uv"
 
 
-def build_wheel(distribution: str, out: Path) -> Path:
-    """Build a distribution of this checkout from a copy of its sources, in another folder and with other times."""
+def build_wheel(distribution: str, out: Path, *, written_s: int = 1_500_000_000) -> Path:
+    """Build a distribution of this checkout from a copy of its sources, in another folder, written at another time."""
     copy = out / "source" / distribution
     shutil.copytree(ROOT / distribution, copy, ignore=shutil.ignore_patterns("__pycache__", "tests", ".pytest_cache"))
     for path in copy.rglob("*"):
-        os.utime(path, (1_500_000_000, 1_500_000_000))
+        os.utime(path, (written_s, written_s))
     environment = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
     subprocess.run(command, cwd=copy, env=environment, check=True, capture_output=True, timeout=120)
