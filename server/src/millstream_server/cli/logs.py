@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import deque
@@ -148,9 +149,7 @@ class Tail:
         """All lines that are there now."""
         # Open the newest first: whatever is put aside meanwhile is then read through the open file and not twice.
         self._open()
-        for path in self._aside():
-            if not self._is_open(path):
-                yield from path.read_bytes().split(b"\n")
+        yield from _contents([path for path in self._aside() if not self._is_open(path)])
         yield from self.news()
 
     def news(self) -> Iterator[bytes]:
@@ -164,9 +163,8 @@ class Tail:
             ours = next((place for place, path in enumerate(aside) if self._is_open(path)), -1)
             missed = aside[ours + 1 :]  # put aside after ours; all of them where ours has been dropped since
             os.close(self._file)
-            for path in missed:
-                yield from path.read_bytes().split(b"\n")
             self._open()
+            yield from _contents(missed)
             yield from self._read()
 
     def _aside(self) -> list[Path]:
@@ -190,6 +188,18 @@ class Tail:
         while self._file >= 0 and (chunk := os.read(self._file, 1 << 20)):
             *lines, self._rest = (self._rest + chunk).split(b"\n")
             yield from lines
+
+
+def _contents(paths: list[Path]) -> Iterator[bytes]:
+    """Lines of whole files. All are opened before any is read: a file that is put aside meanwhile changes its name, not its place."""
+    with contextlib.ExitStack() as stack:
+        files = []
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):  # the oldest may be dropped at any time
+                files.append(stack.enter_context(path.open("rb")))
+        for file in files:
+            for line in file:
+                yield line.rstrip(b"\n")
 
 
 def _is_number(path: Path) -> bool:
