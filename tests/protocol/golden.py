@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 import msgspec
-
 from millstream_server.core.model import ModelState, ModelVersion, SignedArtifact, add_version, encode_model
 from millstream_server.core.release import Manifest, PackageState, PipelineSpec, Release, encode_package
 from millstream_server.core.request import BadRequest, decode_request

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from golden import FOLDER, messages, verdict
-
 from millstream_server.core.model import decode_model, encode_model
 from millstream_server.core.release import decode_package, encode_package
 from millstream_server.core.result import decode_result, encode_result

@@ -138,7 +138,8 @@ def open_ports(settings: Settings, *, create: bool = False) -> Ports:
     if found.format > DATA_FORMAT:
         raise Unavailable(
             "data_dir_too_new",
-            f"{data_dir} was written by version {found.version} in format {found.format}; this is {__version__}, which reads up to format {DATA_FORMAT}",
+            f"{data_dir} was written by version {found.version} in format {found.format}; "
+            f"this is {__version__}, which reads up to format {DATA_FORMAT}",
             where=str(described),
         )
     return Ports(settings, create=create)
@@ -165,7 +166,7 @@ def run_node(settings: Settings, *, create: bool, on_ready: Callable[[str], None
         Unavailable: data_dir_held (naming who holds it), and what `open_ports` raises.
     """
     ports = open_ports(settings, create=create)
-    with _hold(settings.data_dir):
+    with _Hold(settings.data_dir):
         import uvloop
 
         from millstream_server.node.logbook import Logbook
@@ -242,7 +243,7 @@ def machine_memory_bytes() -> int:
     return min(memory_bytes, int(limit)) if limit.isdigit() else memory_bytes
 
 
-class _hold:
+class _Hold:
     """The lock of a data directory, held while the context lasts; the kernel gives it back whatever ends the process."""
 
     def __init__(self, data_dir: Path) -> None:

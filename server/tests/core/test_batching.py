@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-
 from millstream_server.core.batching import FIRST_BATCH, TARGET_BATCH_S, Backlog, LaneKey
 from millstream_server.core.release import PipelineSpec
 from millstream_server.core.request import Origin

@@ -101,7 +101,7 @@ class Answerer:
         now_ms = self._clock_ms()
         release = pool.release
         label, build_id = release.label, release.build_id
-        name, model, version = batch.lane.key
+        _, model, version = batch.lane.key
         sent_ms = now_ms - int((time.monotonic() - batch.sent_s) * 1000)
         run_s = round(results.run_s, 6)
         finishes: list[Finish] = []

@@ -34,7 +34,8 @@ class Controller:
         if not deploying:
             return False
         nodes = [decode_status(row.status) for row in self._store.nodes() if row.updated_ms > now_ms - LIVE_MS]
-        return any([self._decide(state, nodes, now_ms) for state in deploying])
+        changed = [self._decide(state, nodes, now_ms) for state in deploying]
+        return any(changed)
 
     def _decide(self, state: PackageState, nodes: list[NodeStatus], now_ms: int) -> bool:
         release = state.deploying

@@ -137,6 +137,8 @@ class Pool:
         self._find_version = find_version
         self._loop = loop
         self._closing = False
+        self._gone = asyncio.Event()
+        """Set when the last worker has ended; `close` waits for it."""
         self._number = 0
         self._turn_s = -1.0
         self._early_deaths = 0
@@ -363,6 +365,8 @@ class Pool:
 
     def on_exit(self, worker: Worker, cause: str) -> None:
         self.workers.remove(worker)
+        if not self.workers:
+            self._gone.set()
         self._answers.worker_ended(self, worker, cause, worker.draining or self._closing)
         self._return_batches(worker, cause)
         if self._closing or self.broken:
@@ -513,13 +517,15 @@ class Pool:
                 worker.drain()
             else:
                 worker.kill(STOPPED)  # it would drain only after its imports
-        deadline = self._loop.time() + timeout_s
-        while self.workers and self._loop.time() < deadline:
-            await asyncio.sleep(0.02)
-        for worker in self.workers:
-            worker.kill(STOPPED)
-        while self.workers:
-            await asyncio.sleep(0.01)
+        if not self.workers:
+            return
+        self._gone.clear()
+        try:
+            await asyncio.wait_for(self._gone.wait(), timeout_s)
+        except TimeoutError:
+            for worker in self.workers:
+                worker.kill(STOPPED)
+            await self._gone.wait()
 
 
 def _stalled(worker: Worker, now_s: float) -> bool:

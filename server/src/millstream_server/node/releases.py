@@ -22,7 +22,6 @@ from millstream_server.core.routing import Catalog
 from millstream_server.node.logbook import Logbook, entry
 from millstream_server.node.pool import Pool
 
-
 TRY_AGAIN_S = 30.0
 """Wait before a broken release that is still needed is tried again."""
 
@@ -170,7 +169,6 @@ class Releases:
                 return
 
     async def _install(self, installed: Installed) -> None:
-        release = installed.release
         self._say(installed, "install_started", "building its environment")
         started = time.monotonic()
         try:
