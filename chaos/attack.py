@@ -230,10 +230,7 @@ class Attack:
     def _ready_workers(self) -> list[processes.Process]:
         """Living workers of pools that have said READY: those that run trainings are killed by `_kill_training` alone."""
         log = self.ground.platform.data_dir / "logs" / "node.jsonl"
-        lines = log.read_bytes()[-LEAST_BETWEEN_NODE_KILLS = 0.8
-"""Of the planned distance: where a kill came late, the next ones come later too. Closer kills would take an innocent training's
-three attempts one after the other, and it would be dead by rule."""
-LOG_TAIL_BYTES:].decode(errors="replace").splitlines() if log.exists() else []
+        lines = log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").splitlines() if log.exists() else []
         seen = [said for line in lines if '"worker_ready"' in line and (said := _READY.search(line))]
         settled = datetime.now(UTC) - timedelta(seconds=SETTLED_S)
         ready = {int(pid) for at, pid in (said.groups() for said in seen) if datetime.fromisoformat(at) < settled}
