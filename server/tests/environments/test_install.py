@@ -17,7 +17,7 @@ import pytest
 from millstream_server.adapters.folder_index import FolderIndex
 from millstream_server.core.errors import Invalid, MillstreamError, Unavailable
 from millstream_server.core.release import Release
-from millstream_server.environments import venv, wheels
+from millstream_server.environments import bytecode, venv, wheels
 from millstream_server.environments.build import Built
 from millstream_server.environments.children import Cancelled
 from millstream_server.environments.install import MANIFEST_FILE, Installer
@@ -142,6 +142,24 @@ def test_bytecode_is_shared_with_an_environment_of_the_same_wheels(deployed: Dep
     assert not old.samefile(new)
     code = "import tiny; print(tiny.double(5))"
     assert subprocess.check_output([second.python, "-I", "-c", code], text=True) == "10\n"
+
+
+def test_bytecode_of_builds_on_this_machine_is_shared_too(installer: Installer, release: Release) -> None:
+    """Where packages are built and served, the build's probe has compiled what the environment needs."""
+    compiled = {path.stat().st_ino for path in venv.build_cache().rglob("msgspec/__pycache__/*.pyc")}
+
+    environment = installer.install(release)
+
+    shared = [path for path in environment.prefix.rglob("msgspec/__pycache__/*.pyc") if path.stat().st_ino in compiled]
+    assert shared
+
+
+def test_bytecode_is_done_without_where_there_is_none(tmp_path: Path) -> None:
+    """Environments that are gone, or were never any, are passed over."""
+    (tmp_path / "target" / "lib" / "python3.11" / "site-packages" / "a-1.dist-info").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+
+    assert bytecode.share([tmp_path / "empty", tmp_path / "missing"], tmp_path / "target") == 0
 
 
 # --- what cannot be installed ---------------------------------------------------------------------------------------------

@@ -195,7 +195,7 @@ def _build_wheel(folder: Path, scratch: Path, interpreter: Interpreter, package:
 
 def _build_environment(lock_text: str, interpreter: Interpreter, index_arguments: Sequence[str], package: Package, phases: Phases) -> Path:
     """An environment of the lock without the package: kept by lock and interpreter, so that a second build needs none."""
-    root = _cache_folder()
+    root = venv.build_cache()
     prefix = root / hashlib.sha256(f"{lock_text}\0{interpreter.path}\0{interpreter.version}".encode()).hexdigest()[:24]
     if (prefix / "requirements.txt").is_file() and (prefix / "bin" / "python").exists():
         os.utime(prefix)
@@ -217,10 +217,6 @@ def _build_environment(lock_text: str, interpreter: Interpreter, index_arguments
     finally:
         venv.remove(temporary)
     return prefix
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "millstream" / "build-environments"
 
 
 def _forget_unused(root: Path) -> None:

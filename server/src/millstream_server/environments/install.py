@@ -154,8 +154,7 @@ class Installer:
         phases.begin("verify", release.label)
         files = venv.verify(prefix, cancel=cancel)
         phases.begin("compile", "takes over bytecode that other environments have compiled")
-        for sibling in self._siblings():
-            bytecode.share(sibling, prefix)
+        bytecode.share([*self._siblings(), *_build_environments()], prefix)
         phases.begin("probe", "imports the package, compiles what is not compiled yet")
         probe.ask(
             prefix / "bin" / "python", ["-m", "millstream.worker", "--probe", "--package", manifest.package], release.label, cancel=cancel
@@ -209,6 +208,14 @@ class Installer:
         if ready is None:
             raise Failed("install_failed", f"{final} is not complete after its installation", where=str(final))
         return ready
+
+
+def _build_environments() -> list[Path]:
+    """Where this user builds packages too, as on a laptop: their probe has compiled what ours would compile again."""
+    try:
+        return sorted(path for path in venv.build_cache().iterdir() if not path.name.startswith(_TEMPORARY))
+    except OSError:
+        return []  # a machine that only serves, or a user without a home
 
 
 def _read_seal(prefix: Path) -> _Sealed | None:

@@ -25,6 +25,11 @@ from millstream_server.environments.phases import Phases
 from millstream_server.environments.uv import run_uv, told
 
 
+def build_cache() -> Path:
+    """The folder in which this user's builds keep the environments that they probe packages in."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "millstream" / "build-environments"
+
+
 def create(prefix: Path, interpreter: Interpreter, *, cancel: threading.Event | None = None) -> None:
     """Make an empty environment that may be renamed afterwards.
 
