@@ -95,7 +95,8 @@ def _params(text: str) -> msgspec.Raw:
         if text == "-":
             where, data = "standard input", sys.stdin.buffer.read()
         elif text.startswith("@"):
-            where, data = text[1:], Path(text[1:]).read_bytes()
+            where = text[1:]
+            data = Path(where).read_bytes()
         else:
             data = text.encode()
     except OSError as error:
@@ -232,8 +233,11 @@ class _Progress:
             self._look_at_run()
 
     def end(self) -> None:
-        """The result is here."""
+        """The result is here; the last step of a run has ended with it."""
         self._live.drop()
+        if self._run:
+            self._look_at_run()
+            self._live.drop()
 
     def _look_at_run(self) -> None:
         key = self._request.idempotency_key or self._request.id
@@ -250,11 +254,15 @@ class _Progress:
             self._run = run.run
             self._live.drop()
             self._live.say(f"run {run.run}; its log: millstream runs logs {run.run}")
+        self._say_once(f"  {run.state}" + (f", attempt {run.attempt}" if run.attempt else ""))
         for step in run.steps:
-            line = f"  step {step.name}: {step.status}" + (f" after {step.seconds:.1f} s" if step.seconds else "")
-            if step.status != "running" and line not in self._told:
-                self._told.add(line)
-                self._live.say(line)
+            if step.status != "running":
+                self._say_once(f"  step {step.name}: {step.status}" + (f" after {step.seconds:.1f} s" if step.seconds else ""))
         running = next((step.name for step in run.steps if step.status == "running"), "")
         words = f"waits for {run.waits_for}" if run.state == "QUEUED" and run.waits_for else f"step {running}" if running else ""
         self._live.begin(run.state, f"attempt {run.attempt or 1} {words}".rstrip())
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            self._live.say(line)
