@@ -428,23 +428,27 @@ def test_a_model_may_take_longer_to_load_than_its_pipeline_may_run(running: Runn
 
 @pytest.mark.parametrize("loading", ["exit", "raise"])
 def test_a_model_that_cannot_be_loaded_is_given_up_and_the_version_before_it_serves_on(running: Running, loading: str) -> None:
-    """Also where loading ends the worker: after a few deaths nobody is routed to it, so it ends no more workers."""
+    """Also where loading ends the worker: after a few deaths nobody is routed to it, so it ends no more workers. And after a restart,
+    when the node learns of both versions at once."""
     tenant = f"cannot-{loading}"
     running.train(tenant, 2.0)
     running.answers_to(tenant, request("first", "weigh", {"x": 1.0}) | {"tenant": tenant}, result=2.0)
     running.train(tenant, 5.0, loading=loading)
     running.train(f"only-{tenant}", 5.0, loading=loading)
-    neighbours = Neighbours(f"beside-{tenant}")
 
-    asked = [request(f"{tenant}-{n}", "weigh", {"x": 1.0}) | {"tenant": tenant} for n in range(5)]
-    lost = request(f"only-{tenant}", "weigh", {"x": 1.0}) | {"tenant": f"only-{tenant}"}
-    running.send(neighbours.around(*asked, lost))
-    answers = running.answers([str(one["id"]) for one in asked])
-    told = running.answers([str(lost["id"])])[str(lost["id"])]
+    for when in ("before", "after"):
+        neighbours = Neighbours(f"{when}-{tenant}")
+        asked = [request(f"{tenant}-{when}-{n}", "weigh", {"x": 1.0}) | {"tenant": tenant} for n in range(5)]
+        lost = request(f"only-{tenant}-{when}", "weigh", {"x": 1.0}) | {"tenant": f"only-{tenant}"}
+        running.send(neighbours.around(*asked, lost))
+        answers = running.answers([str(one["id"]) for one in asked])
+        told = running.answers([str(lost["id"])])[str(lost["id"])]
 
-    assert {(one["status"], one["result"], one["model_version"]) for one in answers.values()} == {("ok", 2.0, 1)}
-    assert (told["status"], told["error"]["code"]) == ("failed", "model_load_failed")  # type: ignore[index]
-    neighbours.check(running)
+        assert {(one["status"], one["result"], one["model_version"]) for one in answers.values()} == {("ok", 2.0, 1)}
+        assert (told["status"], told["error"]["code"]) == ("failed", "model_load_failed")  # type: ignore[index]
+        neighbours.check(running)
+        if when == "before":
+            running.restart()
 
 
 def test_a_short_deadline_of_one_caller_costs_no_worker(running: Running) -> None:

@@ -149,6 +149,7 @@ class Pool:
         self._load_started: dict[tuple[int, str, int], float] = {}
         self._preparing: set[tuple[int, str, int]] = set()
         self._load_deaths: dict[tuple[str, int], int] = {}
+        self._failed_loads: set[tuple[str, int]] = set()
 
     # --- requests in --------------------------------------------------------------------------------------------------
 
@@ -335,6 +336,7 @@ class Pool:
                 for work in batch.works:
                     work.load_s = round(load_s, 6)
         if loaded.error is not None:
+            self._failed_loads.add((loaded.model, loaded.version))
             self._answers.model_unusable(self, loaded.model, loaded.version, loaded.error.code, loaded.error.message)
             return
         self._answers.model_loaded(self, worker, loaded)
@@ -353,7 +355,10 @@ class Pool:
         batch.lane.took(len(batch.works), results.run_s)
         if worker.batches:
             worker.batches[0].started_s = time.monotonic()
-        self._answers.batch_answered(self, worker, batch, results)
+        if batch.lane.key[1:] in self._failed_loads and all(o.error and o.error.code == "model_load_failed" for o in results.outcomes):
+            self._answers.route_anew([work for work in batch.works if not work.done])  # the version before it may serve on
+        else:
+            self._answers.batch_answered(self, worker, batch, results)
         self.pump()
 
     def on_message(self, worker: Worker, message: wire.FromWorker) -> None:
