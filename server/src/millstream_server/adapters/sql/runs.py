@@ -131,7 +131,7 @@ def record_progress(connection: Connection, run_id: str, number: int, steps: Seq
 
 
 def end(connection: Connection, run_id: str, number: int, ended: RunEnd, answers: AnswerMaker, now_ms: int) -> RunState | None:
-    """End an attempt; None, and the caller undoes the transaction, when it is fenced or the model has moved on."""
+    """End an attempt; None, before anything was written, when it is fenced or the model has moved on."""
     before = _load_running(connection, run_id, number)
     if before is None:
         return None

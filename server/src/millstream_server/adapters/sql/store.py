@@ -22,10 +22,6 @@ from millstream_server.core.store import AnswerMaker, NodeRow, OutboxRow, RunEnd
 T = TypeVar("T")
 
 
-class _Undo(Exception):
-    """Ends a transaction that must leave nothing."""
-
-
 class SqlStore:
     """`core.store.Store` over a relational database; methods may be called from any thread."""
 
@@ -130,16 +126,7 @@ class SqlStore:
         if ended.model is not None and ended.end != "succeeded":
             raise ValueError(f"an attempt that ended as {ended.end} makes no model version")
 
-        def end(connection: Connection) -> RunState:
-            state = runs.end(connection, run, attempt, ended, answers, now_ms)
-            if state is None:
-                raise _Undo
-            return state
-
-        try:
-            return self._write(end)
-        except _Undo:
-            return None
+        return self._write(lambda connection: runs.end(connection, run, attempt, ended, answers, now_ms))
 
     def cancel_run(self, run: str, answers: AnswerMaker, now_ms: int) -> RunState:
         return self._write(lambda connection: runs.cancel(connection, run, answers, now_ms))
