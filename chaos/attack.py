@@ -34,8 +34,8 @@ BACKLOG_WAIT_S = 3.0
 WORKER_WAIT_S = 5.0
 AT_WORK_WAIT_S = 15.0
 """How long a kill of a node waits for the node to have answered something: a node that only starts has nothing to lose."""
-POINT_WAIT_S = 40.0
-"""A point of the commit comes with the next commit, and that may wait for a worker to start again, and to be killed again."""
+POINT_WAIT_S = 180.0
+"""A point of the commit comes with the next commit; a row that kills at a reply waits behind the whole backlog."""
 ANNOUNCE_WAIT_S = 20.0
 LEAST_BETWEEN_NODE_KILLS = 0.8
 """Of the planned distance: where a kill came late, the next ones come later too. Closer kills would take an innocent training's
