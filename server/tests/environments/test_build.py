@@ -185,33 +185,33 @@ def test_dependencies_that_cannot_be_met_together_are_told_in_uvs_words(tmp_path
 
 def test_a_dependency_by_address_is_refused(tmp_path: Path) -> None:
     """A lock holds no address, so what has only an address cannot be in it."""
-    wheel = tmp_path / "helper-1.0-py3-none-any.whl"
+    wheel = tmp_path / "gadget-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("helper-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: helper\nVersion: 1.0\n")
-        archive.writestr("helper-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr("helper-1.0.dist-info/RECORD", "")
+        archive.writestr("gadget-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: gadget\nVersion: 1.0\n")
+        archive.writestr("gadget-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("gadget-1.0.dist-info/RECORD", "")
 
-    with pytest.raises(Invalid, match="depends on helper by address") as refused:
-        built_from(tmp_path, dependencies=[f"helper @ {wheel.as_uri()}"])
+    with pytest.raises(Invalid, match="depends on gadget by address") as refused:
+        built_from(tmp_path, dependencies=[f"gadget @ {wheel.as_uri()}"])
 
     assert refused.value.code == "lock_unresolvable"
 
 
 def test_a_dependency_without_a_wheel_is_refused(tmp_path: Path) -> None:
     """Nodes compile nothing, so a dependency that has only sources is found at build."""
-    folder = tmp_path / "helper-1.0"
+    folder = tmp_path / "gadget-1.0"
     folder.mkdir()
-    (folder / "PKG-INFO").write_text("Metadata-Version: 2.2\nName: helper\nVersion: 1.0\n")
-    (folder / "pyproject.toml").write_text('[project]\nname = "helper"\nversion = "1.0"\n')
-    with tarfile.open(tmp_path / "helper-1.0.tar.gz", "w:gz") as archive:
-        archive.add(folder, "helper-1.0")
+    (folder / "PKG-INFO").write_text("Metadata-Version: 2.2\nName: gadget\nVersion: 1.0\n")
+    (folder / "pyproject.toml").write_text('[project]\nname = "gadget"\nversion = "1.0"\n')
+    with tarfile.open(tmp_path / "gadget-1.0.tar.gz", "w:gz") as archive:
+        archive.add(folder, "gadget-1.0")
 
     with pytest.raises(Invalid) as refused:
-        package = write_package(tmp_path / "package", dependencies=["helper"])
+        package = write_package(tmp_path / "package", dependencies=["gadget"])
         build_package(package, tmp_path / "dist", index_arguments=["--find-links", str(tmp_path)])
 
     assert refused.value.code == "no_wheel"
-    assert "helper" in refused.value.message
+    assert "gadget" in refused.value.message
 
 
 def test_a_python_that_is_not_here_is_named(tmp_path: Path) -> None:
