@@ -118,6 +118,28 @@ def test_a_tombstone_stays_for_followers_and_goes_later(log: Log, make_log: Call
     follower.close()
 
 
+def test_a_follower_reaches_the_end_though_the_last_records_are_gone(log: Log, make_log: Callable[..., Log]) -> None:
+    """A new follower, and one that had read half: what was removed up to the end is passed over, and new records are heard."""
+    for number in range(4):
+        log.append([Outgoing(STATE, str(number).encode(), key=b"a")])
+    half = log.reader([STATE])
+    half.poll(1, 0)
+    log.append([Outgoing(STATE, None, key=b"a")])
+    time.sleep(0.01)
+    make_log(tombstone_ms=1).maintain()
+    assert topic_of(log, STATE) == []
+    new = log.reader([STATE])
+
+    for follower in (half, new):
+        read_all(follower)
+        assert follower.positions() == {TopicPartition(STATE, 0): 5}
+    log.append([Outgoing(STATE, b"9", key=b"a")])
+
+    for follower in (half, new):
+        assert [(record.offset, record.value) for record in read_all(follower)] == [(5, b"9")]
+        follower.close()
+
+
 def test_upkeep_while_everybody_works_disturbs_nobody(log: Log) -> None:
     """Between appends, polls and commits it takes its slices, and every record is read once."""
     short_lived(log)
