@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from pathlib import Path
 import pytest
 from running_platform import INPUT, OUTPUT, Request, Running, command_in, wheel
 
-from blackbox.command import child_environment, shipped_command
+from blackbox.command import Platform, child_environment, shipped_command
 from blackbox.processes import workers
 from blackbox.stream import wait_for
 
@@ -511,6 +512,27 @@ def test_a_data_directory_of_a_newer_version_is_left_alone(tmp_path: Path) -> No
     assert "9.0.0" in ended.stderr
     assert "--data-dir" in ended.stderr.rpartition("mend: ")[2]
     assert [(path.name, path.read_text()) for path in made.iterdir()] == [("data.json", text)]
+
+
+def test_a_terminal_that_nobody_reads_holds_up_no_request(tmp_path: Path) -> None:
+    """The node's lines go to its log file whatever becomes of the terminal: a pipe that is full, or closed."""
+    running = Running(Platform(tmp_path / "data"), tmp_path / "none")
+    node = running.platform.spawn("up", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert node.stdout is not None
+    assert node.stderr is not None
+    assert b"accepts requests" in node.stdout.readline()
+    asked = "".join(json.dumps({"id": f"{n}", "pipeline": "none"}) + "\n" for n in range(2000))
+
+    for _ in range(2):
+        running.platform.run("topics", "append", INPUT, stdin=asked)
+        last = running.say("invoke", "none", "--timeout", "20")
+        assert last.err.startswith("error[unknown-pipeline]")
+        node.stderr.close()
+
+    assert node.poll() is None
+    node.send_signal(signal.SIGTERM)
+    assert node.wait(20) == 0
+    node.stdout.close()
 
 
 # --- a full disk ----------------------------------------------------------------------------------------------------------

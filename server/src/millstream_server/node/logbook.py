@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 import threading
 import time
@@ -68,7 +69,11 @@ class Logbook:
         self._least = LEVELS.index(level)
         self._max_bytes = max_bytes
         self._keep = keep
-        self._terminal = terminal
+        self._terminal = sys.stderr.fileno() if terminal else -1
+        self._writable = select.poll()
+        if terminal:
+            self._writable.register(self._terminal, select.POLLOUT)
+        self._unshown = 0
         self._lock = threading.Lock()
         self._lost = 0
         self._torn = False
@@ -85,7 +90,7 @@ class Logbook:
         data = encode_line(line) + b"\n"
         with self._lock:
             self._append(data)
-            if self._terminal:
+            if self._terminal >= 0:
                 self._show(line)
 
     def close(self) -> None:
@@ -127,11 +132,19 @@ class Logbook:
         self._file, self._size = opened, 0
 
     def _show(self, line: Line) -> None:
-        """On the terminal, which may be gone or a file on a full disk: the log's own file has the line."""
+        """On the terminal, never waiting for it: it may be gone, a full disk, or a pipe that nobody reads. The log's file has the line."""
         try:
-            sys.stderr.write(render(line, utc_offset_s=self._utc_offset_s) + "\n")
-            sys.stderr.flush()
-        except (OSError, ValueError):
+            if not self._writable.poll(0):
+                self._unshown += 1
+                return
+            text = render(line, utc_offset_s=self._utc_offset_s) + "\n"
+            if self._unshown:
+                text = f"{self._unshown} lines were not shown here; see: millstream logs\n" + text
+            self._unshown = 0
+            data = text.encode("utf-8", "backslashreplace")
+            # Not more than poll has promised room for.
+            os.write(self._terminal, data if len(data) <= select.PIPE_BUF else data[: select.PIPE_BUF - 1] + b"\n")
+        except OSError:
             return
 
     def _open(self) -> io.FileIO:
