@@ -1,7 +1,7 @@
 """Writes the JSON Schemas of what crosses topics, from the structs that encode and decode them.
 
-    python protocol/make.py            write protocol/*.schema.json
-    python protocol/make.py --check    exit 1 when a file differs from what the code says
+python protocol/make.py            write protocol/*.schema.json
+python protocol/make.py --check    exit 1 when a file differs from what the code says
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import msgspec
-
 from millstream_server.core.model import ModelState
 from millstream_server.core.release import Manifest, PackageState
 from millstream_server.core.request import Envelope

@@ -25,7 +25,7 @@ from millstream_server.core.artifacts import Artifacts, Signer
 from millstream_server.core.errors import Unavailable
 from millstream_server.core.ids import new_id
 from millstream_server.core.index import ReleaseIndex
-from millstream_server.core.log import Log
+from millstream_server.core.log import GROUP, Log
 from millstream_server.core.store import Store
 
 if TYPE_CHECKING:
@@ -61,7 +61,6 @@ class Ports:
     @cached_property
     def log(self) -> Log:
         from millstream_server.adapters.sqlite_log import SqliteLog
-        from millstream_server.node.node import GROUP
 
         log = self.settings.log
         return SqliteLog.open(

@@ -21,6 +21,9 @@ RETRY_LATER = "ml.pipeline.retry.1m"
 RELEASES = "ml.release"
 MODELS = "ModelCacheEvent"
 
+GROUP = "millstream"
+"""The consumer group of the nodes."""
+
 Headers = tuple[tuple[str, bytes], ...]
 
 

@@ -11,10 +11,14 @@ from typing import Literal
 
 from millstream_server.core.log import DLQ, INPUT, RETRY_LATER, RETRY_NOW, RETRY_SOON, Headers, Outgoing, Record
 from millstream_server.core.request import Origin
+from millstream_server.core.result import RecordRef
 from millstream_server.core.work import Work
 
 DELAYS_S: dict[str, float] = {RETRY_NOW: 0.0, RETRY_SOON: 5.0, RETRY_LATER: 60.0}
 """Delay of each retry topic, in seconds after its append time."""
+
+REPLAY_OF = "ms_replay_of"
+"""Header of a dead letter that was sent again: topic/partition/offset of the record that died. Its result carries it too."""
 
 _OURS = frozenset(
     {
@@ -86,6 +90,16 @@ def retried_origin(record: Record, partitions: int) -> tuple[Origin, int, bool]:
     if origin.topic != INPUT or not all(0 <= number < end for number, end in ranges):
         raise ValueError(f"a record on {record.topic} whose headers name {origin}, attempt {attempts}, which is no request")
     return origin, attempts, headers.get("ms_alone") == b"1"
+
+
+def replayed(headers: Headers) -> RecordRef | None:
+    """The record that died, where this one is its replay; None also where the header is somebody else's and not to be read."""
+    value = dict(headers).get(REPLAY_OF)
+    if value is None:
+        return None
+    topic, _, rest = value.decode("utf-8", "replace").partition("/")
+    partition, _, offset = rest.partition("/")
+    return RecordRef(topic, int(partition), int(offset)) if partition.isdecimal() and offset.isdecimal() else None
 
 
 def dead_letter(

@@ -19,7 +19,7 @@ from millstream_server.core.log import OUTPUT, Outgoing, Record
 from millstream_server.core.logbook import Line
 from millstream_server.core.request import Origin
 from millstream_server.core.result import Durations, RecordRef, Result, ResultError, Status, decode_result, encode_result
-from millstream_server.core.retry import Cause, dead_letter, next_try, original_headers, retry_record
+from millstream_server.core.retry import REPLAY_OF, Cause, dead_letter, next_try, replayed, retry_record
 from millstream_server.core.routing import Refusal
 from millstream_server.core.work import Work, held_bytes
 from millstream_server.node.committer import CommitterThread, Finish
@@ -137,6 +137,7 @@ class Answerer:
                 model,
                 version,
                 Durations((sent_ms - origin.append_ms) / 1000 if sent_ms > origin.append_ms else 0.0, work.load_s, run_s),
+                replay_of=replayed(work.headers) if work.headers else None,
             )
             finishes.append(self._finish(work, (self._record(work, encode_result(result)),), build_id))
         if failed:
@@ -278,6 +279,7 @@ class Answerer:
                 pool.release.label if pool else "",
                 pool.release.build_id if pool else "",
                 durations=Durations(max(0.0, (self._clock_ms() - work.origin.append_ms) / 1000)),
+                replay_of=replayed(work.headers) if work.headers else None,
             )
             records = [self._record(work, encode_result(result))]
             if status == "dead":
@@ -391,9 +393,7 @@ class PoolEvents:
 
 def replay_headers(work: Work) -> tuple[tuple[str, bytes], ...]:
     """Carry into the result that its request is a replayed dead letter, so that a caller can tell the two answers apart."""
-    if not work.headers:
-        return ()
-    return tuple((k, v) for k, v in original_headers(work.headers) if k == "ms_replay_of")
+    return tuple((k, v) for k, v in work.headers if k == REPLAY_OF)
 
 
 def unwritable(record: Outgoing, code: str) -> Outgoing:

@@ -14,7 +14,7 @@ from millstream_server.core.errors import Unavailable
 from millstream_server.core.ids import new_id
 from millstream_server.core.log import INPUT, Record
 from millstream_server.core.request import BadRequest, decode_request, origin_of
-from millstream_server.core.retry import retried_origin
+from millstream_server.core.retry import replayed, retried_origin
 from millstream_server.core.routing import Catalog, Refusal, Route
 from millstream_server.core.run import NewRun, RunRequest
 from millstream_server.core.store import AnswerMaker, Store, Submitted
@@ -270,7 +270,7 @@ class Intake:
             work.pipeline,
             route.package,
             route.pipeline.model,
-            work.idempotency_key or work.id,
+            _idempotency_key(work),
             work.params,
             work.deadline_ms,
             self._max_attempts,
@@ -292,7 +292,7 @@ class Intake:
 
     def _submitted(self, route: Route, work: Work, submitted: Submitted) -> None:
         if submitted.conflict:
-            key = work.idempotency_key or work.id
+            key = _idempotency_key(work)
             message = f"idempotency key {key!r} was used by run {submitted.run} with other parameters"
             self._answers.refuse(work, Refusal("conflict", message), "$.idempotency_key")
             return
@@ -311,3 +311,11 @@ class Intake:
         )
         self._answers.finish_silently(work)
         self._run_submitted()
+
+
+def _idempotency_key(work: Work) -> str:
+    """The caller's key, or the id. A replayed dead letter asks for a new run: under the old key it would join the one that died."""
+    key = work.idempotency_key or work.id
+    if work.headers and replayed(work.headers) is not None:
+        return f"{key} replayed as {work.origin.topic}/{work.origin.partition}/{work.origin.offset}"
+    return key

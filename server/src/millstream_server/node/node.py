@@ -24,6 +24,7 @@ from millstream_server.core.errors import LogUnavailable, MillstreamError, Unava
 from millstream_server.core.ids import new_id
 from millstream_server.core.log import (
     DLQ,
+    GROUP,
     INPUT,
     MODELS,
     OUTPUT,
@@ -55,7 +56,6 @@ from millstream_server.node.rates import Rates
 from millstream_server.node.releases import Installer, Releases
 from millstream_server.node.runs import RunLimits, Runs, answer_maker
 
-GROUP = "millstream"
 INTAKE_TOPICS = (INPUT, RETRY_NOW, RETRY_SOON, RETRY_LATER)
 PARTITIONS = 12
 TICK_S = 0.1

@@ -29,7 +29,7 @@ from millstream_server.core.names import model_key
 from millstream_server.core.release import PipelineSpec, Release
 from millstream_server.core.request import Origin
 from millstream_server.core.result import Durations, RecordRef, Result, ResultError, Status, encode_result
-from millstream_server.core.retry import dead_letter
+from millstream_server.core.retry import REPLAY_OF, dead_letter, replayed
 from millstream_server.core.run import EXPIRED_MESSAGE, AttemptEnd, Run, RunRequest, RunStep
 from millstream_server.core.store import AnswerMaker, RunEnd, Store
 from millstream_server.node.answers import mend_of
@@ -92,8 +92,9 @@ def answer_maker(node: str, clock_ms: Callable[[], int]) -> AnswerMaker:
                 max(0.0, (run.ended_ms - run.started_ms) / 1000) if run.started_ms else 0.0,
             ),
             run.run,
+            replayed(request.headers),
         )
-        headers = tuple((k, v) for k, v in request.headers if k == "ms_replay_of")
+        headers = tuple((k, v) for k, v in request.headers if k == REPLAY_OF)
         if request.reply_to:
             records = [Outgoing(request.reply_to, encode_result(result), request.request_id.encode(), headers)]
         else:
