@@ -11,6 +11,7 @@ import os
 import secrets
 import select
 import socket
+import threading
 from collections.abc import Collection, Set
 from pathlib import Path
 
@@ -85,6 +86,7 @@ class Bell:
     def __init__(self, sock: socket.socket | None, path: Path | None) -> None:
         self._sock = sock
         self._path = path
+        self._closing = threading.Lock()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._waits = select.poll()
         self._waits.register(self._event, select.POLLIN)
@@ -108,8 +110,9 @@ class Bell:
 
     def wake(self) -> None:
         """Make a waiting reader, or the next one to wait, go on; any thread."""
-        if self._event >= 0:
-            os.eventfd_write(self._event, 1)
+        with self._closing:  # a number that was closed may be another file's by now
+            if self._event >= 0:
+                os.eventfd_write(self._event, 1)
 
     def close(self) -> None:
         if self._event < 0:
@@ -118,8 +121,9 @@ class Bell:
             self._path.unlink(missing_ok=True)
         if self._sock is not None:
             self._sock.close()
-        event, self._event = self._event, -1
-        os.close(event)
+        with self._closing:
+            event, self._event = self._event, -1
+            os.close(event)
 
     def _hush(self) -> None:
         assert self._sock is not None
