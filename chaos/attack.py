@@ -28,6 +28,8 @@ from chaos.judge import Acked, Killed, Report, judge, judge_trainings
 from chaos.plan import ROW_POINTS, Kill, Plan, Send, Training
 
 TICK_S = 0.02
+ROW_KILLS_WITHIN_S = 3.0
+"""After its mark a row kills within milliseconds, unless its worker was ended first."""
 BACKLOG = 50
 """Requests that must be unanswered before a kill is let go."""
 BACKLOG_WAIT_S = 3.0
@@ -165,18 +167,28 @@ class Attack:
     def _end_node(self, kill: Kill) -> None:
         """End the node by SIGKILL: from outside, by a row of its worker, or by itself at a point of the commit."""
         if kill.point in ROW_POINTS:
-            self._send([self.plan.points[kill.name]])
+            self._end_node_by_row(kill)
         elif kill.point:
             self._arm.touch()
+            self._wait(lambda: not self.node.alive(), POINT_WAIT_S)
         else:
             time.sleep(kill.wait_s)
             _kill(self.node.pid)
-        if kill.point and not self._wait(lambda: not self.node.alive(), POINT_WAIT_S):
+            self.node.process.wait(30)
+        if self.node.alive():
             raise RuntimeError(f"the node did not die {kill.point}:\n{self.node.words()}")
         self.node.process.wait(30)
         self.killed.append(Killed(_now_ms(), "node", kill.point))
         open_requests = len(self.acked) - self._answered
         self.say(f"node {self.node.pid} killed{f' {kill.point}' if kill.point else ''}, {open_requests} requests unanswered")
+
+    def _end_node_by_row(self, kill: Kill) -> None:
+        """Send a row that ends the node above its worker; another one where the worker was ended before it could."""
+        for send, mark in self.plan.points[kill.name]:
+            self._send([send])
+            self._wait(lambda mark=mark: mark.exists() or not self.node.alive(), POINT_WAIT_S)  # type: ignore[misc]
+            if self._wait(lambda: not self.node.alive(), ROW_KILLS_WITHIN_S):
+                return
 
     def _restart(self, next_kill: Kill | None) -> None:
         self._answered_at_start = self._answered

@@ -20,6 +20,7 @@ POINTS = ("before commit", "inside commit", "after commit", "before reply", "aft
 """The named points at which a node dies: around the transaction, and around a worker's reply."""
 ROW_POINTS = ("before reply", "after reply")
 """Those at which a row of the worker kills the node above it; at the others the node of `faulty_node` kills itself."""
+ROWS_A_POINT = 4
 
 
 @dataclass(frozen=True)
@@ -91,21 +92,31 @@ class Plan:
     reserve: list[Send] = field(default_factory=list)
     trainings: list[Training] = field(default_factory=list)
     kills: list[Kill] = field(default_factory=list)
-    points: dict[str, Send] = field(default_factory=dict)
-    """Rows that kill the node around a worker's reply, by point and number of the kill."""
+    points: dict[str, list[tuple[Send, Path]]] = field(default_factory=dict)
+    """Rows that kill the node around a worker's reply, by the kill's name, each with the mark that it leaves when it has run.
+
+    Several, because another row or kill may end the worker between the mark and the kill; what is not needed is not sent.
+    """
 
     def place(self, kill: Kill, name: str, marks: Path) -> None:
         """Add a kill, with the row that carries it out where it happens around a worker's reply."""
         number = len(self.kills)
         self.kills.append(kill)
-        if kill.point in ROW_POINTS:
-            request_id, line, mark = f"{name}-point-{number}", lines()[number % TENANTS], str(marks / f"{name}-point-{number}")
-            draw = random.Random(number)
-            self.points[kill.name] = inference(request_id, line, number, draw, "point", harm=f"node {kill.point}", mark=mark)
+        self.points[kill.name] = []
+        for once in range(ROWS_A_POINT if kill.point in ROW_POINTS else 0):
+            request_id, line = f"{name}-point-{number}-{once}", lines()[number % TENANTS]
+            mark = marks / request_id
+            send = inference(request_id, line, number, random.Random(number), "point", harm=f"node {kill.point}", mark=str(mark))
+            self.points[kill.name].append((send, mark))
 
     @property
     def asked(self) -> list[Asked]:
-        sends = [*self.stream, *self.reserve, *(one.send for one in self.trainings), *self.points.values()]
+        sends = [
+            *self.stream,
+            *self.reserve,
+            *(one.send for one in self.trainings),
+            *(send for rows in self.points.values() for send, _ in rows),
+        ]
         return [send.asked for send in sends]
 
 
