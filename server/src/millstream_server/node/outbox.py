@@ -2,7 +2,7 @@
 
 One relay holds the lease `outbox`; rows and the position behind them are appended in one log transaction, so a relay that dies
 between two of them repeats nothing. Positions are kept per log: on a log it has never used, the relay first publishes the
-present state of all releases and models, then goes on from the number that was current. Source: DESIGN §7.
+present state of all releases and models, and what still waits in the outbox. Source: DESIGN §7.
 """
 
 from __future__ import annotations
@@ -119,8 +119,10 @@ class OutboxRelay:
         if committed:
             self._position = committed[0].offset
         else:
-            position = self._store.last_outbox_number()
+            # What is still in the outbox was never known to be published (published rows are trimmed), so it is published here,
+            # also when a relay before this one was killed ahead of its first transaction on this log.
+            waiting = self._store.outbox_after(0, 1)
+            self._position = waiting[0].number - 1 if waiting else self._store.last_outbox_number()
             self._store.republish_all()
-            self._position = position
         self._committer = committer
         return committer
