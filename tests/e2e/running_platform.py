@@ -97,10 +97,11 @@ class Running:
                 self._readers.append(Following(self.platform, topic, take))
         return self.node
 
-    def restart(self) -> Node:
-        """End the node in order and start it anew."""
+    def restart(self, requests: list[Request | bytes] | None = None) -> Node:
+        """End the node in order, send what it is to find when it comes back, and start it anew."""
         assert self.node is not None
         self.node.stop()
+        self.send(requests or [])
         return self.up()
 
     def close(self) -> int:

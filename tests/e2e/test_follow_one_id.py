@@ -69,7 +69,7 @@ def test_on_a_terminal_a_line_answers_which_release_did_what(running: Running, t
 def test_one_id_is_followed_across_a_kill_of_its_node(running: Running, tmp_path: Path) -> None:
     """The node dies while the request is inside a worker: the id shows up again after the restart and ends in one commit."""
     inside = tmp_path / "inside"
-    running.send([weigh("survivor", inside, seconds=0.7)])
+    running.send([weigh("survivor", inside, seconds=0.4)])
     wait_for(inside.exists, 20, "the request inside a worker")
     assert running.node is not None
     running.node.kill()

@@ -112,3 +112,16 @@ def test_a_request_that_is_done_is_dropped_when_its_turn_comes() -> None:
 
     assert [w.id for w in backlog.take(lane)] == ["1"]
     assert backlog.count == 0
+
+
+def test_a_lone_request_that_was_never_begun_stays_alone() -> None:
+    """It goes back to the head of those that share no batch, never into a lane with others."""
+    backlog = Backlog(5, 1000)
+    lane = backlog.lane(key(1), JOINED)
+    backlog.put(lane, work(2, alone=True))
+
+    backlog.put_back(lane, [work(1, alone=True)])
+
+    assert backlog.next_lane() is None
+    assert [taken[1].id for taken in iter(backlog.take_alone, None)] == ["1", "2"]
+    assert backlog.count == 0

@@ -73,8 +73,11 @@ class Backlog:
         lane.queue.append(work)
 
     def put_back(self, lane: Lane, works: Iterable[Work]) -> None:
-        """Return requests that were sent but never begun to the head of their lane, in order."""
-        returned = [w for w in works if not w.done]
+        """Return requests that were sent but never begun to the head of their lane, or of those that must run alone, in order."""
+        waiting = [w for w in works if not w.done]
+        for work in reversed([w for w in waiting if w.alone]):
+            self.put_alone_back(lane, work)
+        returned = [w for w in waiting if not w.alone]
         if not returned:
             return
         self.count += len(returned)

@@ -19,7 +19,7 @@ from millstream_server.core.log import OUTPUT, Outgoing, Record
 from millstream_server.core.logbook import Line
 from millstream_server.core.request import Origin
 from millstream_server.core.result import Durations, RecordRef, Result, ResultError, Status, decode_result, encode_result
-from millstream_server.core.retry import REPLAY_OF, Cause, dead_letter, next_try, replayed, retry_record
+from millstream_server.core.retry import DELAYS_S, REPLAY_OF, Cause, dead_letter, next_try, replayed, retry_record
 from millstream_server.core.routing import Refusal
 from millstream_server.core.work import Work, held_bytes
 from millstream_server.node.committer import CommitterThread, Finish
@@ -154,7 +154,10 @@ class Answerer:
         tried = next_try(work, cause, self._max_attempts)
         if tried is None:
             return None
-        return retry_record(work, attempts=tried[0], alone=tried[1], now_ms=now_ms, delayed=cause == "retryable")
+        again = retry_record(work, attempts=tried[0], alone=tried[1], now_ms=now_ms, delayed=cause == "retryable")
+        if work.deadline_ms and work.deadline_ms <= now_ms + DELAYS_S[again.topic] * 1000:
+            return None  # it would only expire there, and later than it must
+        return again
 
     def batch_lost(self, pool: Pool, worker: Worker, works: list[Work], cause: Cause, detail: str) -> None:
         now_ms = self._clock_ms()

@@ -188,7 +188,7 @@ class Pool:
         """Send one batch to a worker if the rules let one leave; whether something was sent."""
         if worker.exclusive:
             return False
-        if self.backlog.alone:
+        if self.backlog.alone and self._has_model_of_lone(worker):
             # Lone requests have their turn first, each on a worker that has nothing else in flight.
             return not worker.batches and self._send_alone(worker)
         if len(worker.batches) < 2:
@@ -201,6 +201,14 @@ class Pool:
             return False
         lane = self._loaded_lane(worker, full=False)
         return lane is not None and self._send(worker, lane, self.backlog.take(lane))
+
+    def _has_model_of_lone(self, worker: Worker) -> bool:
+        """Whether the next lone request can be sent; while its model is loaded it waits behind the others and holds up nobody."""
+        lane, _ = self.backlog.alone[0]
+        if self._ensure_model(worker, lane.key[1], lane.key[2]):
+            return True
+        self.backlog.alone.rotate(-1)
+        return False
 
     def _send_alone(self, worker: Worker) -> bool:
         taken = self.backlog.take_alone()
@@ -373,10 +381,12 @@ class Pool:
         if not self.workers:
             self._gone.set()
         self._answers.worker_ended(self, worker, cause, worker.draining or self._closing)
-        self._return_batches(worker, cause)
+        loading = worker.loading[0] if worker.is_loading else None
+        self._return_batches(worker, cause, begun=loading is None)
         if self._closing or self.broken:
             return
-        self._note_load_death(worker, cause)
+        if loading is not None:
+            self._note_load_death(*loading, cause)
         if worker.hello is None or (not worker.ready and not worker.draining):
             self._early_deaths += 1
             if self._break_if_hopeless(f"its workers end before they are ready: {cause}"):
@@ -386,27 +396,24 @@ class Pool:
         self.keep_workers()
         self.pump()
 
-    def _return_batches(self, worker: Worker, cause: str) -> None:
-        """Only the oldest unanswered batch was being run; those behind it were never begun and go back unharmed."""
+    def _return_batches(self, worker: Worker, cause: str, *, begun: bool) -> None:
+        """Only the oldest unanswered batch was being run, if any; those that were never begun go back unharmed."""
         batches, worker.batches = worker.batches, deque()
         self.batches_in_flight -= len(batches)
         if worker.kill_cause == STOPPED:
             return  # the next node reads them again
-        behind = list(batches)[1:]
+        behind = list(batches)[1 if begun else 0 :]
         if self.broken:
             self._answers.route_anew([w for batch in behind for w in batch.works if not w.done])
         else:
             for batch in reversed(behind):
                 self.backlog.put_back(batch.lane, batch.works)
-        if batches:
+        if batches and begun:
             running = [w for w in batches[0].works if not w.done]
             self._answers.batch_lost(self, worker, running, _cause(worker), cause)
 
-    def _note_load_death(self, worker: Worker, cause: str) -> None:
+    def _note_load_death(self, key: str, number: int, cause: str) -> None:
         """A model whose loading ends workers again and again must not go on doing it at every request."""
-        if not worker.is_loading:
-            return
-        key, number = worker.loading[0]
         deaths = self._load_deaths[key, number] = self._load_deaths.get((key, number), 0) + 1
         if deaths >= LOAD_DEATHS:
             self._give_model_up(key, number, "model_load_failed", f"{deaths} workers ended while they loaded it; the last time {cause}")

@@ -103,6 +103,8 @@ def do_harm(kind: str) -> None:
     match kind:
         case "raise":
             raise ValueError("this row cannot be weighed")
+        case "raise for now":
+            raise ms.Retryable("the scales are being cleaned")
         case "huge message":
             raise ValueError("x" * 20_000_000)
         case "print":
