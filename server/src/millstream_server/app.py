@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 DATA_FORMAT = 1
 """Format of the data directory; a directory with a higher one was written by a newer version."""
 
-MOST_WORKER_MEMORY_BYTES = 4 << 30
-"""Memory that one worker may use where no setting says otherwise: code that allocates without end must not take a laptop down."""
-
 LOCK_TRIES, LOCK_WAIT_S = 10, 0.03
 
 
@@ -165,7 +162,7 @@ def run_node(settings: Settings, *, create: bool, on_ready: Callable[[str], None
         Unavailable: data_dir_held (naming who holds it), and what `open_ports` raises.
     """
     ports = open_ports(settings, create=create)
-    with _Hold(settings.data_dir):
+    with Hold(settings.data_dir):
         import uvloop
 
         from millstream_server.node.logbook import Logbook
@@ -205,7 +202,7 @@ def _node_settings(settings: Settings) -> NodeSettings:
     node = settings.node
     # A result travels with its envelope: leave room for it below the largest record.
     max_result_bytes = max(settings.log.max_record_bytes // 2, settings.log.max_record_bytes - 16 * 1024)
-    worker_memory_bytes = node.worker_memory_bytes or min(machine_memory_bytes() // 2, MOST_WORKER_MEMORY_BYTES)
+    memory_bytes = worker_memory_bytes(node.worker_memory_bytes)
     return NodeSettings(
         node.name,
         node.role,
@@ -217,10 +214,10 @@ def _node_settings(settings: Settings) -> NodeSettings:
             node.max_batch_bytes,
             node.attempt_timeout_s,
             node.worker_ready_timeout_s,
-            worker_memory_bytes,
+            memory_bytes,
             max_result_bytes,
         ),
-        RunLimits(node.training_slots, node.run_lease_s, node.run_timeout_s, max_result_bytes, worker_memory_bytes),
+        RunLimits(node.training_slots, node.run_lease_s, node.run_timeout_s, max_result_bytes, memory_bytes),
         node.max_queued_requests,
         node.max_queued_bytes,
         node.max_attempts,
@@ -230,6 +227,11 @@ def _node_settings(settings: Settings) -> NodeSettings:
         int(settings.log.retention_hours * 3_600_000),
         node.reply_topics,
     )
+
+
+def worker_memory_bytes(setting_bytes: int) -> int:
+    """The limit of one worker's memory that a setting means; 0 means half of what there is."""
+    return setting_bytes or machine_memory_bytes() // 2
 
 
 def machine_memory_bytes() -> int:
@@ -242,7 +244,7 @@ def machine_memory_bytes() -> int:
     return min(memory_bytes, int(limit)) if limit.isdigit() else memory_bytes
 
 
-class _Hold:
+class Hold:
     """The lock of a data directory, held while the context lasts; the kernel gives it back whatever ends the process."""
 
     def __init__(self, data_dir: Path) -> None:

@@ -87,7 +87,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds after which a deployment that is not ready is given up."""
 
     worker_memory_bytes: BytesOrNone = 0
-    """Memory that one worker may use before it is ended; 0: half of this machine's memory, at most 4 GiB."""
+    """Memory that one worker, with all models that it holds, may use before it is ended; 0: half of this machine's memory."""
 
     worker_ready_timeout_s: Seconds = 60.0
     """Seconds that a worker may take to import its release."""
