@@ -19,7 +19,10 @@ _LINK = re.compile(r"(?<!!)\[[^\]\n]+\]\(([^)\s]+)\)")
 _QUOTED = re.compile(r"`([^`\n]+)`")
 _METHOD = re.compile(r"([A-Z]\w+)\.(\w+)\Z")
 _FILE = re.compile(r"[\w./-]+\.py\Z")
-_SOURCES = ("sdk/src", "server/src", "chaos", "blackbox", "examples/anomaly/demo", "tests", "server/tests", "sdk/tests")
+_SOURCES = (
+    *("sdk/src", "sdk/tests", "server/src", "server/tests", "tests", "chaos", "blackbox", "benchmarks"),
+    *("protocol", "docs", "examples/anomaly/demo"),
+)
 
 
 def main() -> int:
