@@ -9,8 +9,8 @@ from typing import Literal
 
 from blackbox.processes import machine
 
-COLLAPSE = 3.0
-"""How far beyond its limit a figure must be before a quick run fails: a few samples on a shared machine vary by two."""
+COLLAPSE = 10.0
+"""How far beyond its limit a figure must be before a quick run fails: a p99 of a few hundred samples is one hiccup of a shared machine."""
 
 
 @dataclass(frozen=True)

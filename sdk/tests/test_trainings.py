@@ -175,3 +175,14 @@ def test_the_wrong_helper_names_the_right_one() -> None:
         testing.call(len)
     with pytest.raises(ValueError, match=r"params hold NaN or infinity at \$\.a"):
         testing.call(answer, {"a": math.nan})
+
+
+def test_a_training_may_say_that_it_returns_anything() -> None:
+    """`-> Any` promises no type, so no type is held against the model."""
+
+    def fit(run: ms.Run) -> Any:
+        return {"slope": 2}
+
+    trained = testing.train(ms.training(model="line")(fit), {})
+
+    assert trained.model == {"slope": 2}

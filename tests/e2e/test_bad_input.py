@@ -107,7 +107,7 @@ ROWS = [
     Row("expires while it runs", "length", {"text": "", "harm": "slow"}, "expired", "expired", "", "millstream status", {"timeout_s": 0.3}),
     Row("raises", "weigh", {"x": 1, "harm": "raise"}, "failed", "pipeline_raised", "", LOGS),
     Row("raises joined", "weigh_all", {"rows": [{"x": 1, "harm": "raise"}]}, "failed", "pipeline_raised", "", LOGS),
-    Row("has no time to be tried again", "weigh", {"x": 1, "harm": "raise for now"}, "failed", "pipeline_raised", "", LOGS, {"timeout_s": 4}),
+    Row("has no time to be tried again", "weigh", {"x": 1, "harm": "raise for now"}, "failed", "pipeline_raised", "", LOGS, {"timeout_s": 4}),  # noqa: E501  # one row of the table, one line
     Row("returns the wrong type", "weigh", {"x": 1, "harm": "wrong type"}, "failed", "wrong_result", "$", LOGS),
     Row("returns the wrong type joined", "weigh_all", {"rows": [{"x": 1, "harm": "wrong type"}]}, "failed", "wrong_result", "$[0]", LOGS),
     Row("returns NaN", "weigh", {"x": 1, "harm": "nan"}, "failed", "not_json", "$", LOGS),

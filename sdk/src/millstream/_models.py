@@ -94,7 +94,7 @@ def check_model(model: object, returns: Any) -> None:
     expected = get_origin(returns) or returns
     if model is None and returns is not None and type(None) not in (expected, *get_args(returns)):
         raise _wrong_model("None", "the fitted model")
-    if returns is not MISSING and isinstance(expected, type) and not isinstance(model, expected):
+    if returns is not MISSING and expected is not Any and isinstance(expected, type) and not isinstance(model, expected):
         raise _wrong_model(f"a value of type {type(model).__name__}", expected.__name__)
 
 
