@@ -73,6 +73,24 @@ def test_a_node_told_to_stop_answers_what_is_in_flight_and_leaves_the_rest_to_th
     assert begun(announce) == 120
 
 
+def test_a_request_that_hangs_does_not_hold_up_the_end_of_its_node(running: Running, tmp_path: Path) -> None:
+    """Its time limit holds while the node drains; the next node tries it again, and its batch mates are answered."""
+    announce = tmp_path / "begun"
+    mates = slow("mate", 5, announce, 0.0)
+    hangs = {"id": "hangs", "pipeline": "weigh", "tenant": "acme", "params": {"x": 1.0, "harm": "never return", "announce": str(announce)}}
+    running.send([*mates[:3], hangs, *mates[3:]])
+    wait_for(lambda: begun(announce) >= 4, 20, "the request that hangs inside the worker")
+    assert running.node is not None
+
+    code = running.node.stop(timeout_s=15)
+    running.up()
+    check(running, mates)
+    dead = running.answers(["hangs"])["hangs"]
+
+    assert code == 0
+    assert (dead["status"], dead["error"]["code"]) == ("dead", "timed_out")  # type: ignore[index]
+
+
 def test_a_killed_node_with_a_backlog_loses_and_repeats_nothing(running: Running, tmp_path: Path) -> None:
     """SIGKILL with a batch inside a worker and more behind it, twice."""
     announce = tmp_path / "begun"

@@ -40,6 +40,9 @@ STOPPED = "the node stopped"
 
 _STATUSES = frozenset({"ok", "invalid", "failed", "cancelled"})
 
+WATCH_S = 0.1
+"""How often a draining pool looks at its workers, as the node's tick does before."""
+
 MOST_STAND_INS = 2
 """Workers beyond the spare that are started while others are stalled, so that a few requests that hang hold up nobody else."""
 
@@ -532,12 +535,17 @@ class Pool:
         if not self.workers:
             return
         self._gone.clear()
-        try:
-            await asyncio.wait_for(self._gone.wait(), timeout_s)
-        except TimeoutError:
-            for worker in self.workers:
-                worker.kill(STOPPED)
-            await self._gone.wait()
+        until_s = self._loop.time() + timeout_s
+        while not self._gone.is_set() and self._loop.time() < until_s:
+            for worker in list(self.workers):  # limits hold to the end: one request that hangs must not use up the whole time
+                self._watch(worker, time.monotonic(), time.time_ns() // 1_000_000)
+            try:
+                await asyncio.wait_for(self._gone.wait(), WATCH_S)
+            except TimeoutError:
+                continue  # look at the workers again
+        for worker in self.workers:
+            worker.kill(STOPPED)
+        await self._gone.wait()
 
 
 def _stalled(worker: Worker, now_s: float) -> bool:
