@@ -152,6 +152,7 @@ class Pool:
         self._load_started: dict[tuple[int, str, int], float] = {}
         self._preparing: set[tuple[int, str, int]] = set()
         self._load_deaths: dict[tuple[str, int], int] = {}
+        self._lone_was_last = False
         self._failed_loads: set[tuple[str, int]] = set()
 
     # --- requests in --------------------------------------------------------------------------------------------------
@@ -191,7 +192,7 @@ class Pool:
         """Send one batch to a worker if the rules let one leave; whether something was sent."""
         if worker.exclusive:
             return False
-        if self.backlog.alone and self._has_model_of_lone(worker):
+        if self.backlog.alone and not self._is_turn_of_lanes() and self._has_model_of_lone(worker):
             # Lone requests have their turn first, each on a worker that has nothing else in flight.
             return not worker.batches and self._send_alone(worker)
         if len(worker.batches) < 2:
@@ -204,6 +205,11 @@ class Pool:
             return False
         lane = self._loaded_lane(worker, full=False)
         return lane is not None and self._send(worker, lane, self.backlog.take(lane))
+
+    def _is_turn_of_lanes(self) -> bool:
+        """While a worker is stalled, lanes and lone requests take turns: those that hang are mostly among the lone ones."""
+        now_s = time.monotonic()
+        return self._lone_was_last and bool(self.backlog.lanes) and any(_stalled(w, now_s) for w in self.workers)
 
     def _has_model_of_lone(self, worker: Worker) -> bool:
         """Whether the next lone request can be sent; while its model is loaded it waits behind the others and holds up nobody."""
@@ -244,7 +250,7 @@ class Pool:
         self._number += 1
         batch = Batch(self._number, lane, works, now_s, worker.loads_sent)
         worker.batches.append(batch)
-        worker.exclusive = exclusive
+        worker.exclusive = self._lone_was_last = exclusive
         self.batches_in_flight += 1
         worker.send(
             wire.Execute(
