@@ -3,6 +3,8 @@
 Start: follow releases and models to their present end, start the pools they need, then read requests. End on SIGTERM: stop
 reading, let workers answer what they have, commit it, give up leases. Anything that ends a thread or task on the way ends the
 node with its reason, because half a node is worse than none.
+
+Longer than other modules: it is the wiring diagram, and a diagram on two sheets is read twice.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Lives on the node's loop. A pool sends batches by the rules of `core.batching`, keeps one spare worker imported and waiting,
 ends workers that run too long or take too much memory, and turns what workers say into outcomes. It writes nothing: outcomes
 go to the `Answers` it was given, which make results and hand them to the committer.
+
+Longer than other modules: sending, models and deaths of workers change the same few counts, and splitting them would share those.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Source: DESIGN §6, §7. A claim is a lease with an attempt number; it is renewed while the worker lives, and every effect carries
 the attempt. A run that this node loses is claimed again with attempt + 1. Lives on the loop; the store is touched in threads.
+
+Longer than other modules: one attempt is one story from claim to answer, told in order.
 """
 
 from __future__ import annotations
