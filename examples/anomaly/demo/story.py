@@ -174,14 +174,17 @@ class Story:
         assert self.sender is not None
         pid = self.node.pid
         self._wait(lambda: self.sender is not None and self.sender.phase in ("burst", "done"), 300, "the burst", every_s=0.005)
-        stopped = self._stop_worker_at_work(pid)
-        self.facts.batch_in_worker = stopped != 0
+        at_work = self._stop_worker_at_work(pid)
+        self.facts.batch_in_worker = at_work != 0
+        # Its stand-ins are stopped too: they would answer the burst before the backlog is seen from here.
+        stopped = [at_work, *self._stop_others(pid, at_work)]
         self._wait(lambda: self._sent() - self._answered() >= BACKLOG_AT_KILL, 30, "a backlog")
         self.facts.killed_ms = time.time_ns() // 1_000_000
         os.kill(pid, signal.SIGKILL)
         self.node.process.wait(30)
-        with contextlib.suppress(ProcessLookupError):  # a worker dies with its node even while it is stopped
-            os.kill(stopped, signal.SIGCONT)
+        for worker in stopped:
+            with contextlib.suppress(ProcessLookupError):  # a worker dies with its node even while it is stopped
+                os.kill(worker, signal.SIGCONT)
         self.facts.restarts += 1
         waiting = self._sent() - self._answered()
         self.clock.say(f"SIGKILL to pid {pid} with about {waiting:,} requests unanswered and a batch inside a worker")
@@ -238,6 +241,16 @@ class Story:
                     return one.pid
             time.sleep(0.001)
         raise StoryBroken("no worker was seen at work on the burst")
+
+    def _stop_others(self, node: int, at_work: int) -> list[int]:
+        """Stop every other worker of a node; returns their pids."""
+        stopped = []
+        for one in processes.workers(node):
+            if one.pid != at_work:
+                with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                    os.kill(one.pid, signal.SIGSTOP)
+                    stopped.append(one.pid)
+        return stopped
 
     def _live(self) -> None:
         if self.node is None or not self.node.alive():
