@@ -39,10 +39,9 @@ def test_its_own_tests_pass_in_its_environment(environments: dict[str, Environme
     assert run_uv(["pip", "install", "--quiet", "--python", python, "--target", tmp_path / "pytest", "pytest"]).code == 0
 
     code = f"import sys; sys.path.append({str(tmp_path / 'pytest')!r}); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
-    options = ["-q", "-W", "error", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", str(tmp_path)]
-    tests = subprocess.run(
-        [python, "-I", "-B", "-c", code, *options, EXAMPLE / f"release-{version}" / "tests"], capture_output=True, text=True, check=False
-    )
+    release = EXAMPLE / f"release-{version}"
+    options = ["-q", "-W", "error", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", str(tmp_path), "--confcutdir", str(release)]
+    tests = subprocess.run([python, "-I", "-B", "-c", code, *options, release / "tests"], capture_output=True, text=True, check=False)
 
     assert tests.returncode == 0, tests.stdout + tests.stderr
     assert "9 passed" in tests.stdout
