@@ -33,7 +33,7 @@ ANSWER_TIMEOUT_S = 300.0
 
 
 def measure(quick: bool) -> Iterator[Figure]:
-    pairs, count = (1, 20_000) if quick else (5, 60_000)
+    pairs, count = (1, 20_000) if quick else (5, 100_000)
     with ground.data_directory("embedded") as platform:
         ground.prepare_classify(platform)
         work = platform.data_dir.parent

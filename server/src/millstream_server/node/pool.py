@@ -48,8 +48,9 @@ WATCH_S = 0.1
 MOST_STAND_INS = 2
 """Workers beyond the spare that are started while others are stalled, so that a few requests that hang hold up nobody else."""
 
-CATCH_UP_S = 3.0
-"""How long the first worker of a release works alone on a backlog that it found, before the spare is started beside it."""
+SPARE_AFTER_S, SPARE_AFTER_BACKLOG_S = 3.0, 10.0
+"""When the spare is started after the first worker of a release was ready: at the earliest, and at the latest where that found
+a backlog. On a small machine an import takes half of the cores from whoever works."""
 
 SPARE_S = 300.0
 """How long after its last request a release keeps a spare worker."""
@@ -207,6 +208,13 @@ class Pool:
             return False
         lane = self._loaded_lane(worker, full=False)
         return lane is not None and self._send(worker, lane, self.backlog.take(lane))
+
+    def _refill(self, worker: Worker) -> None:
+        """Send the next full batch before the answers of the last one are written: the worker would wait for that."""
+        if self._closing or self.backlog.alone or worker not in self._senders():
+            return
+        while len(worker.batches) < 2 and (lane := self._loaded_lane(worker, full=True)) is not None:
+            self._send(worker, lane, self.backlog.take(lane))
 
     def _is_turn_of_lanes(self) -> bool:
         """While a worker is stalled, lanes and lone requests take turns: those that hang are mostly among the lone ones."""
@@ -374,6 +382,7 @@ class Pool:
         batch.lane.took(len(batch.works), results.run_s)
         if worker.batches:
             worker.batches[0].started_s = time.monotonic()
+            self._refill(worker)
         if batch.lane.key[1:] in self._failed_loads and all(o.error and o.error.code == "model_load_failed" for o in results.outcomes):
             self._answers.route_anew([work for work in batch.works if not work.done])  # the version before it may serve on
         else:
@@ -452,11 +461,11 @@ class Pool:
             self._start_workers()
 
     def _wanted(self) -> int:
-        """Workers that there should be: the spare only where there was traffic lately, and only once the first one is up and has
-        had a while for a backlog that it found, because on a small machine an import takes half of the cores from whoever works."""
+        """Workers that there should be: the spare only where there was traffic lately, and a while after the first one was up."""
         now_s = time.monotonic()
-        catching_up = now_s - self._first_ready_s < CATCH_UP_S and self.backlog.full_lane() is not None
-        wants_spare = self.has_ready_worker and not catching_up and now_s - self.traffic_s < SPARE_S
+        up_s = now_s - self._first_ready_s
+        settled = up_s >= SPARE_AFTER_S and (up_s >= SPARE_AFTER_BACKLOG_S or self.backlog.full_lane() is None)
+        wants_spare = self.has_ready_worker and settled and now_s - self.traffic_s < SPARE_S
         spares = self.limits.spare_workers if wants_spare else 0
         stalled = sum(1 for w in self.workers if not w.kill_cause and _stalled(w, now_s))
         return self.limits.workers + spares + max(0, min(MOST_STAND_INS, stalled - spares))
