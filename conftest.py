@@ -10,6 +10,8 @@ import signal
 
 from hypothesis import settings
 
+pytest_plugins = ["blackbox.kafka_fixtures"]
+
 # How long an example takes is a matter of the machine; what is slow by itself meets the timeout of its test.
 settings.register_profile("repository", deadline=None)
 settings.load_profile("repository")
