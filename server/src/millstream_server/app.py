@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from millstream_server import __version__
-from millstream_server.config import Settings
+from millstream_server.config import CONNECTIONS, Settings, connections
 from millstream_server.core.artifacts import Artifacts, Signer
 from millstream_server.core.errors import Unavailable
 from millstream_server.core.ids import new_id
@@ -57,6 +57,24 @@ class Ports:
 
     @cached_property
     def log(self) -> Log:
+        if self.settings.kafka.bootstrap:
+            return self._kafka()
+        return self.embedded_log
+
+    def _kafka(self) -> Log:
+        from millstream_server.adapters.kafka import KafkaLog
+
+        kafka = self.settings.kafka
+        return KafkaLog.open(
+            kafka.bootstrap,
+            options=kafka.options,
+            client_id=f"millstream-{self.settings.node.name}",
+            replication=kafka.replication or -1,
+            max_record_bytes=self.settings.log.max_record_bytes,
+        )
+
+    @cached_property
+    def embedded_log(self) -> Log:
         from millstream_server.adapters.sqlite_log import SqliteLog
 
         log = self.settings.log
@@ -72,19 +90,20 @@ class Ports:
     def store(self) -> Store:
         from millstream_server.adapters.sql import SqlStore
 
-        return SqlStore.open(f"sqlite:///{self.data_dir / 'store.sqlite'}", create=self._create)
+        url = self.settings.shared.store or f"sqlite:///{self.data_dir / 'store.sqlite'}"
+        return SqlStore.open(url, create=self._create or bool(self.settings.shared.store))
 
     @cached_property
     def index(self) -> ReleaseIndex:
         from millstream_server.adapters.folder_index import FolderIndex
 
-        return FolderIndex(self.data_dir / "index")
+        return FolderIndex(self._shared("index", "index"))
 
     @cached_property
     def artifacts(self) -> Artifacts:
         from millstream_server.adapters.folder_artifacts import FolderArtifacts
 
-        return FolderArtifacts(self.data_dir / "artifacts")
+        return FolderArtifacts(self._shared("artifacts", "artifacts"))
 
     @cached_property
     def signer(self) -> Signer:
@@ -102,7 +121,12 @@ class Ports:
 
     @property
     def signing_key(self) -> Path:
-        return self.data_dir / "signing-key"
+        return self._shared("signing_key", "signing-key")
+
+    def _shared(self, setting: str, own: str) -> Path:
+        """Where something is that nodes may share: what the setting says, else in the data directory."""
+        said = getattr(self.settings.shared, setting)
+        return Path(said).expanduser().absolute() if said else self.data_dir / own
 
     @property
     def logbook_folder(self) -> Path:
@@ -110,7 +134,7 @@ class Ports:
 
     def close(self) -> None:
         """Close what was opened."""
-        for name in ("log", "store"):
+        for name in ("log", "embedded_log", "store"):
             opened = self.__dict__.pop(name, None)
             if opened is not None:
                 opened.close()
@@ -161,8 +185,11 @@ def run_node(settings: Settings, *, create: bool, on_ready: Callable[[str], None
     Raises:
         Unavailable: data_dir_held (naming who holds it), and what `open_ports` raises.
     """
-    ports = open_ports(settings, create=create)
+    shares = bool(settings.kafka.bootstrap and settings.shared.store)
+    ports = open_ports(settings, create=create or shares)
     with Hold(settings.data_dir):
+        _refuse_to_leave(ports)
+        _write_connections(settings)
         import uvloop
 
         from millstream_server.node.logbook import Logbook
@@ -183,6 +210,48 @@ def run_node(settings: Settings, *, create: bool, on_ready: Callable[[str], None
         finally:
             logbook.close()
             ports.close()
+
+
+def _refuse_to_leave(ports: Ports) -> None:
+    """A node that moves to Kafka must not leave requests behind that nobody would answer.
+
+    Raises:
+        Unavailable: log_not_empty
+    """
+    log_file = ports.data_dir / "log.sqlite"
+    if not ports.settings.kafka.bootstrap or not log_file.exists():
+        return
+    from millstream_server.core.log import INPUT, RETRY_LATER, RETRY_NOW, RETRY_SOON
+
+    log, waiting = ports.embedded_log, 0
+    there = {topic.name for topic in log.topics()}
+    for topic in (INPUT, RETRY_NOW, RETRY_SOON, RETRY_LATER):
+        if topic in there:
+            committed = {p.partition: p.offset for p in log.committed(GROUP, topic)}
+            waiting += sum(mark.end - max(mark.start, committed.get(n, 0)) for n, mark in enumerate(log.watermarks(topic)))
+    counts = {} if ports.settings.shared.store else ports.store.count_runs()
+    runs = counts.get("QUEUED", 0) + counts.get("RUNNING", 0)
+    if waiting or runs:
+        raise Unavailable(
+            "log_not_empty",
+            f"the embedded log of {ports.data_dir} holds {waiting} unanswered requests, the store {runs} open runs: "
+            "on Kafka nobody would answer them",
+            where=str(log_file),
+            mend=f"let a node without --kafka answer them first: millstream up --data-dir {shlex.quote(str(ports.data_dir))}",
+        )
+
+
+def _write_connections(settings: Settings) -> None:
+    """Tell commands on this data directory where its node is connected; passwords are in it, so only its owner may read it."""
+    path = settings.data_dir / CONNECTIONS
+    said = connections(settings)
+    if not said:
+        path.unlink(missing_ok=True)
+        return
+    temporary = path.with_suffix(".tmp")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(msgspec.json.encode(said))
+    os.replace(temporary, path)
 
 
 async def _live(settings: Settings, ports: Ports, logbook: object, on_ready: Callable[[str], None]) -> int:

@@ -1,5 +1,8 @@
 """The one settings tree: defaults < `<data_dir>/millstream.toml` < environment `MILLSTREAM_*` < flags of the command.
 
+Commands that ask a running node follow it: where it is connected to a cluster or a shared store (`<data_dir>/connections.json`,
+which it writes at its start), so are they, unless they are told otherwise.
+
 Called by the command line, which hands the tree to `app.py`. A setting is spelled `section.name`: in the file as `name` under
 `[section]`, in the environment as `MILLSTREAM_SECTION_NAME`, with the exceptions in `SHORT_NAMES`. Sizes take a suffix
 (`64MiB`); lists are words as a shell parts them (paths: parted by `:`, as in PATH), or a JSON list. Invariant: all faults are
@@ -21,6 +24,8 @@ from msgspec import Meta
 from millstream_server.core.errors import Invalid
 
 FILE_NAME = "millstream.toml"
+CONNECTIONS = "connections.json"
+"""What the node that worked last on a data directory was connected to."""
 ENV_PREFIX = "MILLSTREAM_"
 DATA_DIR_VARIABLE = "MILLSTREAM_DATA_DIR"
 SHORT_NAMES = {
@@ -98,9 +103,12 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     reply_topics: tuple[str, ...] = ("ml.reply.*",)
     """Topics, as shell patterns, that a request may name in `reply_to`."""
 
+    metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """Port of 127.0.0.1 on which Prometheus may ask for metrics; 0: none."""
+
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The embedded log."""
+    """The log: on either kind its records, on the embedded one its file."""
 
     max_record_bytes: Annotated[int, Meta(ge=1024, le=512 * MIB)] = 8 * MIB
     """Largest record, key and headers included."""
@@ -110,6 +118,35 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     synchronous: Literal["FULL", "NORMAL"] = "FULL"
     """FULL survives a power cut; NORMAL is faster and may lose the last commits in one (never in a crash of a process)."""
+
+
+class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """A Kafka cluster in place of the embedded log."""
+
+    bootstrap: str = ""
+    """`HOST:PORT[,HOST:PORT...]` of a cluster; empty: the embedded log of the data directory."""
+
+    options: dict[str, str | int | float | bool] = {}
+    """Further settings of librdkafka, such as `security.protocol`, `sasl.username`, `ssl.ca.location`; they win over ours."""
+
+    replication: Annotated[int, Meta(ge=0, le=100)] = 0
+    """Replicas of the topics that a node makes; 0 leaves it to the cluster."""
+
+
+class SharedSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What several nodes share; empty: what the data directory has."""
+
+    store: str = ""
+    """URL of the store, `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`."""
+
+    artifacts: str = ""
+    """Folder of the models' files."""
+
+    index: str = ""
+    """Folder of the published releases."""
+
+    signing_key: str = ""
+    """File of the key that signs models and proves them."""
 
 
 class LogbookSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,6 +180,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     node: NodeSettings = NodeSettings()
     log: LogSettings = LogSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    shared: SharedSettings = SharedSettings()
     logbook: LogbookSettings = LogbookSettings()
     environments: EnvironmentsSettings = EnvironmentsSettings()
     origins: dict[str, str] = {}
@@ -151,6 +190,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "node": NodeSettings,
     "log": LogSettings,
+    "kafka": KafkaSettings,
+    "shared": SharedSettings,
     "logbook": LogbookSettings,
     "environments": EnvironmentsSettings,
 }
@@ -162,13 +203,16 @@ _UNITS = {"": 1, "b": 1, "kib": 1024, "mib": MIB, "gib": 1024 * MIB, "kb": 1000,
 _SIZE = re.compile(r"\s*(\d+)\s*([a-zA-Z]*)\s*\Z")
 
 
-def load(data_dir: Path | None, flags: Mapping[str, object], *, environ: Mapping[str, str] | None = None) -> Settings:
+def load(
+    data_dir: Path | None, flags: Mapping[str, object], *, environ: Mapping[str, str] | None = None, follow_node: bool = True
+) -> Settings:
     """Read all sources and return the settings in force.
 
     Args:
         data_dir: the flag `--data-dir`, or None where it was not given.
         flags: values by `section.name`; None means not given.
         environ: the environment; the process's own where left out.
+        follow_node: connect where the node of the data directory is connected, if nothing else is said.
 
     Raises:
         Invalid: bad_config, with every fault of every source.
@@ -178,7 +222,7 @@ def load(data_dir: Path | None, flags: Mapping[str, object], *, environ: Mapping
     faults: list[str] = []
     values: dict[str, object] = {}
     origins = {"data_dir": folder_origin} | dict.fromkeys(_FIELDS, "default")
-    given = [*_from_file(folder / FILE_NAME, faults), *_from_environment(variables, faults), *_from_flags(flags)]
+    given = [*(_from_node(folder / CONNECTIONS) if follow_node else ()), *_from_file(folder / FILE_NAME, faults), *_from_environment(variables, faults), *_from_flags(flags)]
     for name, value, origin, spoken in given:
         try:
             values[name] = _convert(name, value, spoken=spoken)
@@ -226,6 +270,21 @@ def _data_dir(flag: Path | None, variables: Mapping[str, str]) -> tuple[Path, st
     if named:
         return Path(named).expanduser().absolute(), f"environment {DATA_DIR_VARIABLE}"
     return Path("~/.millstream").expanduser().absolute(), "default"
+
+
+def connections(settings: Settings) -> dict[str, object]:
+    """What other commands must know to reach what a node with these settings reaches, by `section.name`."""
+    return {name: value for name in _FIELDS if name.split(".")[0] in ("kafka", "shared") and (value := value_of(settings, name))}
+
+
+def _from_node(path: Path) -> Iterator[Given]:
+    try:
+        said = msgspec.json.decode(path.read_bytes(), type=dict[str, object])
+    except (OSError, msgspec.DecodeError):
+        return  # no node has worked here yet, or it was cut off at its first start
+    for name, value in said.items():
+        if name in _FIELDS:
+            yield name, value, f"the node's {path.name}", False
 
 
 def _from_file(path: Path, faults: list[str]) -> Iterator[Given]:
@@ -303,10 +362,19 @@ def _convert(name: str, value: object, *, spoken: bool) -> object:
         value = _words(value, paths=name == "environments.pythons")
     if name.endswith("_bytes") and isinstance(value, str):
         value = _size_bytes(value)
+    if name == "kafka.options" and isinstance(value, str):
+        value = _options(value)
     try:
         return msgspec.convert(value, _FIELDS[name], strict=not spoken)
     except msgspec.ValidationError as error:
         raise ValueError(str(error)[:1].lower() + str(error)[1:]) from None
+
+
+def _options(text: str) -> object:
+    """JSON, or `name=value` words."""
+    if text.lstrip().startswith("{"):
+        return msgspec.json.decode(text)
+    return dict(word.partition("=")[::2] for word in shlex.split(text))
 
 
 def _words(text: str, *, paths: bool) -> object:
@@ -331,6 +399,8 @@ def _assemble(data_dir: Path, values: Mapping[str, object], origins: dict[str, s
         data_dir=data_dir,
         node=msgspec.structs.replace(NodeSettings(), **fields("node")),
         log=msgspec.structs.replace(LogSettings(), **fields("log")),
+        kafka=msgspec.structs.replace(KafkaSettings(), **fields("kafka")),
+        shared=msgspec.structs.replace(SharedSettings(), **fields("shared")),
         logbook=msgspec.structs.replace(LogbookSettings(), **fields("logbook")),
         environments=msgspec.structs.replace(EnvironmentsSettings(), **fields("environments")),
         origins=origins,

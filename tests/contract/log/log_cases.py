@@ -62,8 +62,9 @@ class Listener:
         self.epoch = epoch
         self.positions = {TopicPartition(position.topic, position.partition): position for position in positions}
 
-    def on_revoke(self, partitions: Sequence[TopicPartition]) -> None:
+    def on_revoke(self, partitions: Sequence[TopicPartition]) -> bool:
         self.told.append("revoke")
+        return True
 
     def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
         self.told.append("lost")

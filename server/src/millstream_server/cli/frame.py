@@ -58,16 +58,17 @@ class Invocation:
     def __init__(self) -> None:
         self.debug = False
         self.data_dir: Path | None = None
+        self.connections: dict[str, str] = {}
 
-    def settings(self, flags: Mapping[str, object] | None = None) -> Settings:
-        """Read the settings; `flags` by `section.name`.
+    def settings(self, flags: Mapping[str, object] | None = None, *, follow_node: bool = True) -> Settings:
+        """Read the settings; `flags` by `section.name`; `follow_node`: where nothing else is said, connect where the node is.
 
         Raises:
             Invalid: bad_config, with every fault.
         """
         from millstream_server import config
 
-        settings = config.load(self.data_dir, flags or {})
+        settings = config.load(self.data_dir, self.connections | dict(flags or {}), follow_node=follow_node)
         if settings.environments.pythons:  # the search for interpreters reads this variable, here and in what we start
             os.environ[config.variable("environments.pythons")] = os.pathsep.join(settings.environments.pythons)
         return settings
@@ -95,8 +96,26 @@ def _keep_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.ensure_object(Invocation).debug = True
 
 
+def _keep_connection(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.ensure_object(Invocation).connections[CONNECTIONS[str(parameter.name)][0]] = value
+
+
+CONNECTIONS = {
+    "kafka": ("kafka.bootstrap", "HOST:PORT", "A Kafka cluster in place of the embedded log."),
+    "store": ("shared.store", "URL", "A store that nodes share: postgresql://USER:PASSWORD@HOST/DATABASE."),
+    "artifacts": ("shared.artifacts", "FOLDER", "The models' files that nodes share."),
+    "index": ("shared.index", "FOLDER", "The published releases that nodes share."),
+    "signing_key": ("shared.signing_key", "FILE", "The key that signs models, of nodes that share them."),
+}
+"""Options of every command: setting, value and help. A command on a node's data directory finds them by itself."""
+
+
 def common(command: F) -> F:
-    """Add `--data-dir` and `--debug`; their values are in the `Invocation`, whatever level of the command they were given at."""
+    """Add `--data-dir`, `--debug` and the connections; their values are in the `Invocation`, whatever level they were given at."""
+    for name, (_, metavar, said) in reversed(CONNECTIONS.items()):
+        flag = "--" + name.replace("_", "-")
+        command = click.option(flag, name, expose_value=False, callback=_keep_connection, metavar=metavar, help=said)(command)
     debug = click.option("--debug", is_flag=True, expose_value=False, callback=_keep_debug, help="Show tracebacks of failures.")
     data_dir = click.option(
         "--data-dir",

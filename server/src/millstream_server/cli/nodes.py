@@ -13,7 +13,8 @@ def _node_options(command: F) -> F:
     role = click.option("--role", type=click.Choice(["all", "inference", "training"]), help="Which work the node takes. [default: all]")
     name = click.option("--name", metavar="NAME", help="What the node is called in results and status. [default: node-1]")
     workers = click.option("--workers", type=int, metavar="N", help="Worker processes a release. [default: 1]")
-    return role(name(workers(set_option(command))))
+    metrics = click.option("--metrics-port", type=int, metavar="N", help="Port of 127.0.0.1 for Prometheus. [default: none]")
+    return role(name(workers(metrics(set_option(command)))))
 
 
 @click.command(
@@ -27,14 +28,16 @@ def _node_options(command: F) -> F:
 @_node_options
 @common
 @pass_invocation
-def up(invocation: Invocation, role: str | None, name: str | None, workers: int | None, settings: dict[str, str]) -> int:
+def up(
+    invocation: Invocation, role: str | None, name: str | None, workers: int | None, metrics_port: int | None, settings: dict[str, str]
+) -> int:
     """Run the platform on a data directory: log, store and node in one process.
 
     Makes the data directory where there is none. Says when the log accepts requests, then shows the log of node and workers
     until Ctrl-C or SIGTERM, which drain: what is in flight is finished first. Other processes on this machine may put requests on
     the log and read results meanwhile, with this command or with a library.
     """
-    return _run(invocation, settings | _given(role, name, workers), create=True)
+    return _run(invocation, settings | _given(role, name, workers, metrics_port), create=True)
 
 
 @click.command(
@@ -42,26 +45,34 @@ def up(invocation: Invocation, role: str | None, name: str | None, workers: int 
     examples=[
         ("millstream node --data-dir ./data", "on a data directory that `up` made"),
         ("millstream node --role inference", "take no runs"),
+        (
+            "millstream node --data-dir ./b --name b --kafka localhost:9092 --store postgresql://ms@localhost/ms"
+            " --artifacts /shared/artifacts --index /shared/index --signing-key /shared/signing-key",
+            "one of several, on Kafka",
+        ),
     ],
 )
 @_node_options
 @common
 @pass_invocation
-def node(invocation: Invocation, role: str | None, name: str | None, workers: int | None, settings: dict[str, str]) -> int:
+def node(
+    invocation: Invocation, role: str | None, name: str | None, workers: int | None, metrics_port: int | None, settings: dict[str, str]
+) -> int:
     """Run a node on a data directory that is there already.
 
-    Unlike `up` it makes nothing: a missing data directory is an error. One node works on a data directory; a second one is told
-    who holds it.
+    Unlike `up` it makes no log, store or key: what is missing is an error. One node works on a data directory; a second one is
+    told who holds it. With --kafka, --store, --artifacts, --index and --signing-key several nodes, each with a name and a data
+    directory of its own (which is made), are one platform.
     """
-    return _run(invocation, settings | _given(role, name, workers), create=False)
+    return _run(invocation, settings | _given(role, name, workers, metrics_port), create=False)
 
 
-def _given(role: str | None, name: str | None, workers: int | None) -> dict[str, object]:
-    given = {"node.role": role, "node.name": name, "node.workers": workers}
+def _given(role: str | None, name: str | None, workers: int | None, metrics_port: int | None) -> dict[str, object]:
+    given = {"node.role": role, "node.name": name, "node.workers": workers, "node.metrics_port": metrics_port}
     return {setting: value for setting, value in given.items() if value is not None}
 
 
 def _run(invocation: Invocation, flags: dict[str, object], *, create: bool) -> int:
     from millstream_server import app
 
-    return app.run_node(invocation.settings(flags), create=create, on_ready=lambda words: click.echo(words))
+    return app.run_node(invocation.settings(flags, follow_node=False), create=create, on_ready=lambda words: click.echo(words))

@@ -133,10 +133,13 @@ class Backlog:
         self.count += 1
         self.alone.appendleft((lane, work))
 
+    def waiting(self) -> list[Work]:
+        """Everything that waits, left where it is."""
+        return [w for lane in self.lanes.values() for w in lane.queue if not w.done] + [w for _, w in self.alone if not w.done]
+
     def drain(self) -> list[Work]:
         """Take everything out, in no promised order."""
-        works = [w for lane in self.lanes.values() for w in lane.queue if not w.done]
-        works += [w for _, w in self.alone if not w.done]
+        works = self.waiting()
         for lane in self.lanes.values():
             lane.queue.clear()
         self.lanes.clear()

@@ -169,6 +169,24 @@ CODES: dict[str, Code] = _codes(
     Code("store_unavailable", "unavailable", "The store cannot be written or read now.", "see: millstream doctor"),
     Code("log_unavailable", "unavailable", "The log cannot be written or read now.", "see: millstream doctor"),
     Code(
+        "log_refused",
+        "unavailable",
+        "The Kafka cluster refused this client: wrong credentials, or a right is missing.",
+        "correct kafka.options, or grant the right that the message names",
+    ),
+    Code(
+        "log_not_empty",
+        "unavailable",
+        "The embedded log holds unanswered requests, which a node on Kafka would not see.",
+        "let a node without --kafka answer them first: millstream up",
+    ),
+    Code(
+        "log_misfit",
+        "invalid",
+        "A topic on the Kafka cluster is not as the platform needs it, or cannot be made.",
+        "change the topic or the cluster as the message says",
+    ),
+    Code(
         "no_space",
         "unavailable",
         "The disk under the data directory is full; nothing was lost, writing goes on when there is space.",

@@ -15,6 +15,9 @@ import msgspec
 INPUT = "ml.pipeline.input"
 OUTPUT = "ml.pipeline.output"
 DLQ = "ml.pipeline.dlq"
+CLAIMS = "ml.claim"
+PARKED = "ml.pipeline.parked"
+OVERFLOW = "ml.pipeline.overflow"
 RETRY_NOW = "ml.pipeline.retry.0s"
 RETRY_SOON = "ml.pipeline.retry.5s"
 RETRY_LATER = "ml.pipeline.retry.1m"
@@ -63,12 +66,17 @@ class Appended(msgspec.Struct, frozen=True):
 
 
 class CommitPosition(msgspec.Struct, frozen=True):
-    """The next offset to read of a partition, and the coded set of finished offsets above it (`core.offsets`)."""
+    """The next offset to read of a partition, and the coded set of finished offsets above it (`core.offsets`).
+
+    `deaths`, told at an assignment: owners of the partition that died one after the other while this offset was the lowest
+    unfinished one.
+    """
 
     topic: str
     partition: int
     offset: int
     finished: str = ""
+    deaths: int = 0
 
 
 class TopicSpec(msgspec.Struct, frozen=True):
@@ -110,8 +118,8 @@ class AssignmentListener(Protocol):
     def on_assign(self, positions: Sequence[CommitPosition], epoch: int) -> None:
         """These partitions are ours from these committed positions on (offset 0 where none was committed)."""
 
-    def on_revoke(self, partitions: Sequence[TopicPartition]) -> None:
-        """These go to another owner when this call returns; it may wait for open transactions."""
+    def on_revoke(self, partitions: Sequence[TopicPartition]) -> bool:
+        """These go to another owner when this call returns; it may wait for open transactions. True when none names them now."""
 
     def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
         """These have another owner already: nothing of theirs may be committed."""
@@ -162,6 +170,13 @@ class Committer(Protocol):
             LogUnavailable: nothing was written as far as is known (`indeterminate` false), or it may have been (true).
         """
 
+    def initialised(self) -> None:
+        """Return once it is decided what became of a transaction whose commit failed; positions that are read then are the truth.
+
+        Raises:
+            LogUnavailable: it cannot be told yet.
+        """
+
     def abort(self) -> None: ...
 
     def close(self) -> None: ...
@@ -184,8 +199,16 @@ class Reader(Protocol):
 class Log(Protocol):
     """One log: a data directory's, or a Kafka cluster. Methods may be called from any thread; its roles may not."""
 
-    log_id: str
-    """Stays the same for the life of the log (Kafka: the cluster id)."""
+    @property
+    def log_id(self) -> str:
+        """Stays the same for the life of the log (Kafka: the cluster id)."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether several nodes may share the group's partitions, so that they come and go."""
+
+    def about(self) -> str:
+        """What an operator should know of it at a node's start, such as the recovery time that follows from its settings."""
 
     def create_topics(self, specs: Sequence[TopicSpec]) -> None:
         """Make the topics that are missing; an existing one with fewer partitions is an error that names it."""
@@ -205,7 +228,16 @@ class Log(Protocol):
     def committed(self, group: str, topic: str) -> list[CommitPosition]:
         """What a group has committed, partitions without a commit left out."""
 
-    def consumer(self, group: str, topics: Sequence[str], listener: AssignmentListener) -> Consumer: ...
+    def consumer(self, group: str, topics: Sequence[str], listener: AssignmentListener, *, writer: str = "") -> Consumer:
+        """Join a group.
+
+        Args:
+            group: its name.
+            topics: what it reads.
+            listener: told of partitions that come and go.
+            writer: transactional id of the committer that finishes what this consumer reads; who takes its partitions over
+                after its death ends that committer's open transaction first.
+        """
 
     def committer(self, transactional_id: str) -> Committer: ...
 

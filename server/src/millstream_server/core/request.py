@@ -1,38 +1,51 @@
 """A request as it comes from a record: the one strict decoder, and what may be said when it refuses.
 
-Source: DESIGN §4.1. Plain JSON `{"id", "pipeline", "tenant"?, "params"?, "reply_to"?, "timeout_s"?, "idempotency_key"?}`;
-`params` stay undecoded bytes until the worker.
+Three spellings, told apart by headers alone (the text for callers is `protocol/kafka/README.md`):
+
+    plain JSON      none of the headers below: the value is `{"id", "pipeline", "tenant"?, "params"?, "reply_to"?, "timeout_s"?,
+                    "idempotency_key"?}`
+    binary event    headers `ce_specversion`, `ce_id`, ...: they say who asks for what, the value is the parameters
+    structured      content-type `application/cloudevents+json`: the value is a CloudEvent, its `data` the parameters
+
+Whatever the spelling, `params` stay undecoded bytes until the worker. Headers that contradict the value, or each other, are
+refused: nobody's meaning is guessed. Source: DESIGN §4.1.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from math import isfinite
-
 import msgspec
 
-from millstream_server.core.log import Record
-from millstream_server.core.names import DEFAULT_TENANT, MAX_ID_CHARS, is_name
+from millstream_server.core.cloudevents import (
+    CONTENT_TYPE,
+    EVENT_HEADERS,
+    decode_binary,
+    decode_structured,
+    is_binary,
+    is_structured,
+    read_event,
+)
+from millstream_server.core.envelope import (
+    UNREADABLE,
+    BadRequest,
+    Envelope,
+    check_envelope,
+    not_finite,
+    proper_id,
+    python_json,
+    readable_id,
+    split_path,
+)
+from millstream_server.core.log import Headers, Record
 
-_NO_PARAMS = msgspec.Raw(b"{}")
-_PATH = re.compile(r" - at `(\$[^`]*)`\Z")
+__all__ = ["BadRequest", "Envelope", "Origin", "decode_request", "named", "origin_of", "reply_path", "split_path"]
 
+MAX_CORRELATION_BYTES = 1024
+"""Longest correlation that is echoed; it stands in the headers of a result, which must fit where the request did."""
 
-class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """The caller's JSON object, its parameters still bytes."""
-
-    id: str
-    pipeline: str
-    tenant: str = DEFAULT_TENANT
-    params: msgspec.Raw = _NO_PARAMS
-    reply_to: str = ""
-    timeout_s: float = 0.0
-    idempotency_key: str = ""
-
-
-class _OnlyId(msgspec.Struct, frozen=True):
-    id: str
+CORRELATIONS = ("ce_correlationid", "kafka_correlationId")
+REPLY_TOPIC = "kafka_replyTopic"
+REPLY_PARTITION = "kafka_replyPartition"
+_READ = EVENT_HEADERS | {CONTENT_TYPE, REPLY_TOPIC, REPLY_PARTITION, *CORRELATIONS}
 
 
 class Origin(msgspec.Struct, frozen=True, gc=False):
@@ -45,103 +58,133 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
     key: bytes | None
 
 
-class BadRequest(Exception):
-    """The record is no request. `id` is the caller's where it can be read; without one there is only a dead letter."""
+class _Said(msgspec.Struct, frozen=True):
+    """What the headers of a record say of its request: as text, and the first fault among them with the header's name."""
 
-    def __init__(self, message: str, *, id: str = "", path: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.id = id
-        self.path = path
+    found: dict[str, str]
+    fault: tuple[str, str] | None
 
 
 _decode_envelope = msgspec.json.Decoder(Envelope).decode
-_decode_id = msgspec.json.Decoder(_OnlyId).decode
 
 
-def decode_request(value: bytes | None) -> Envelope:
-    """Decode the value of one input record.
+def decode_request(value: bytes | None, headers: Headers = ()) -> Envelope:
+    """Decode one input record; headers that nodes add to a record on its way are passed over.
 
     Raises:
         BadRequest: with the id where it could be read (then the caller is answered), else without (then it is a dead letter).
     """
-    if value is None:
-        raise BadRequest("the record is a tombstone, it has no value")
+    said = _read_headers(headers) if headers else None
     try:
-        envelope = _decode_envelope(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        message, path = split_path(str(error))
-        id = _readable_id(value)
-        raise BadRequest(message, id=id, path=path) if id else _not_finite(value, message) from None
-    _check(envelope)
-    return envelope
+        return _decode_plain(value) if said is None else _decode_as_said(value, said)
+    except BadRequest as refused:
+        if refused.id:
+            refused.reply_to = _readable_reply_topic(value, said)
+        raise
 
 
-def split_path(message: str) -> tuple[str, str]:
-    """Part msgspec's message into what is wrong and the JSON path (`$.params.x`; `$` where it names none)."""
-    found = _PATH.search(message)
-    return (message[: found.start()], found.group(1)) if found else (message, "$")
-
-
-def _readable_id(value: bytes) -> str:
+def named(value: bytes | None, headers: Headers) -> tuple[str, str]:
+    """The id and the pipeline that a record names, empty where they cannot be read."""
     try:
-        found = _decode_id(value).id
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
-    return found if 0 < len(found) <= MAX_ID_CHARS else ""
-
-
-def _not_finite(value: bytes, message: str) -> BadRequest:
-    """What refuses a record whose id cannot be read. The encoders of many languages write NaN and Infinity, which JSON does not
-    know: such a caller is answered, and told where. All else is told as it is, without an id."""
-    try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
-        return BadRequest(message)
-    id = found.get("id") if isinstance(found, dict) else None
-    if not isinstance(id, str) or not 0 < len(id) <= MAX_ID_CHARS or not id.isprintable():
-        return BadRequest(message)
-    number, path = _find_not_finite(found)
-    return BadRequest(f"{number} is no JSON: {message}", id=id, path=path) if number else BadRequest(message)
-
-
-def _find_not_finite(value: object) -> tuple[str, str]:
-    """The first NaN or infinity in a decoded value, and its JSON path."""
-    steps = [("$", value)]
-    while steps:
-        path, current = steps.pop()
-        match current:
-            case float() if not isfinite(current):
-                return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(current)], path
-            case dict():
-                steps += [(f"{path}.{name}", child) for name, child in reversed(current.items())]
-            case list():
-                steps += [(f"{path}[{index}]", child) for index, child in reversed([*enumerate(current)])]
-    return "", "$"
-
-
-def _check(envelope: Envelope) -> None:
-    """Refuse what the types allow and the rules do not; nearly every request passes the first line."""
-    if (
-        0 < len(envelope.id) <= MAX_ID_CHARS
-        and is_name(envelope.tenant)
-        and 0 < len(envelope.pipeline) <= 200
-        and 0 <= envelope.timeout_s < 1e9
-        and len(envelope.idempotency_key) <= MAX_ID_CHARS
-    ):
-        return
-    if not 0 < len(envelope.id) <= MAX_ID_CHARS:
-        raise BadRequest(f"an id has 1 to {MAX_ID_CHARS} characters, this one has {len(envelope.id)}", path="$.id")
-    if not is_name(envelope.tenant):
-        raise BadRequest(f"{envelope.tenant[:80]!r} is no tenant name: letters, digits, - and _, 1 to 64", id=envelope.id, path="$.tenant")
-    if not envelope.pipeline or len(envelope.pipeline) > 200:
-        raise BadRequest("pipeline is a name of 1 to 200 characters", id=envelope.id, path="$.pipeline")
-    if not 0 <= envelope.timeout_s < 1e9:
-        raise BadRequest(f"timeout_s is a number of seconds above 0, this is {envelope.timeout_s}", id=envelope.id, path="$.timeout_s")
-    if len(envelope.idempotency_key) > MAX_ID_CHARS:
-        raise BadRequest(f"an idempotency_key has at most {MAX_ID_CHARS} characters", id=envelope.id, path="$.idempotency_key")
+        envelope = decode_request(value, headers)
+    except BadRequest as refused:
+        return refused.id, ""
+    return envelope.id, envelope.pipeline
 
 
 def origin_of(record: Record) -> Origin:
     """The coordinates of a record read straight from the input topic; retried ones carry theirs in headers (`core.retry`)."""
     return Origin(record.topic, record.partition, record.offset, record.append_ms, record.key)
+
+
+def reply_path(headers: Headers) -> str:
+    """Where a decoded request names its reply topic."""
+    said = _read_headers(headers) if headers else None
+    if said is None:
+        return "$.reply_to"
+    if REPLY_TOPIC in said.found:
+        return REPLY_TOPIC
+    if is_structured(said.found):
+        return "$.replyto"
+    return "ce_replyto" if is_binary(said.found) else "$.reply_to"
+
+
+def _decode_plain(value: bytes | None) -> Envelope:
+    if value is None:
+        raise BadRequest("the record is a tombstone, it has no value")
+    try:
+        envelope = _decode_envelope(value)
+    except UNREADABLE as error:
+        message, path = split_path(str(error))
+        id = readable_id(value)
+        if id and read_event(value) is not None:
+            message, path = "the value is a CloudEvent: send it with the header content-type: application/cloudevents+json", CONTENT_TYPE
+        raise BadRequest(message, id=id, path=path) if id else not_finite(value, message) from None
+    check_envelope(envelope)
+    return envelope
+
+
+# --- headers --------------------------------------------------------------------------------------------------------------
+
+
+def _read_headers(headers: Headers) -> _Said | None:
+    """What the headers say of the request; None where none of them does, as those of tracing and of retries do not."""
+    found: dict[str, str] = {}
+    fault: tuple[str, str] | None = None
+    for name, value in headers:
+        if name not in _READ:
+            continue
+        if name in CORRELATIONS:  # any bytes, echoed as they are
+            if len(value) > MAX_CORRELATION_BYTES:
+                fault = fault or (name, f"{name} has {len(value):,} bytes, at most {MAX_CORRELATION_BYTES:,} are echoed")
+            continue
+        if name == REPLY_PARTITION:
+            fault = fault or (name, f"{name} cannot be asked for, a result goes to the partition of its key, the id: read all partitions")
+            continue
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            text, fault = "", fault or (name, f"the header {name} is not UTF-8")
+        if found.setdefault(name, text) != text:
+            found[name], fault = "", fault or (name, f"the header {name} stands twice and says two things")
+    return _Said(found, fault) if found or fault else None
+
+
+def _decode_as_said(value: bytes | None, said: _Said) -> Envelope:
+    found = said.found
+    if said.fault is not None:
+        name, message = said.fault
+        raise BadRequest(message, id=_id_as_said(value, found), path=name)
+    if is_structured(found):
+        envelope = decode_structured(value, found)
+    elif is_binary(found):
+        envelope = decode_binary(value, found)
+    else:
+        envelope = _decode_plain(value)
+    topic = found.get(REPLY_TOPIC, "")
+    if not topic or topic == envelope.reply_to:
+        return envelope
+    if envelope.reply_to:
+        message = f"the header {REPLY_TOPIC} names {topic[:80]!r}, the request itself {envelope.reply_to[:80]!r}"
+        raise BadRequest(message, id=envelope.id, path=REPLY_TOPIC)
+    return msgspec.structs.replace(envelope, reply_to=topic)
+
+
+def _id_as_said(value: bytes | None, found: dict[str, str]) -> str:
+    """The id that the spelling puts in the headers, or in the value; a parameter named `id` is nobody's."""
+    id = proper_id(found.get("ce_id", ""))
+    return id if id or is_binary(found) else readable_id(value or b"")
+
+
+def _readable_reply_topic(value: bytes | None, said: _Said | None) -> str:
+    """The topic that a refused request wants its answer on; empty where what can be read names none, or several."""
+    found = said.found if said is not None else {}
+    topics: set[object] = {found.get("ce_replyto", ""), found.get(REPLY_TOPIC, "")}
+    if not is_binary(found):
+        inside = python_json(value or b"")
+        topic = inside.get("replyto" if is_structured(found) else "reply_to", "") if isinstance(inside, dict) else ""
+        if not isinstance(topic, str):
+            return ""
+        topics.add(topic)
+    topics.discard("")
+    return str(topics.pop()) if len(topics) == 1 else ""

@@ -16,7 +16,7 @@ class Work(msgspec.Struct, gc=False, eq=False):
 
     `source_*` is the record that was read (input, or a retry topic), whose offset the result finishes; `origin` the input
     record it answers. `attempts` counts tries already charged; `alone` means it may share no batch. `deadline_ms` is Unix
-    milliseconds, 0 for none. `done` is set once an outcome has been chosen; whatever comes after that is ignored.
+    milliseconds, 0 for none. `epoch` is when it was read, as the poller counts assignments. `done` is set once an outcome has been chosen; whatever comes after that is ignored.
     """
 
     id: str
@@ -37,6 +37,7 @@ class Work(msgspec.Struct, gc=False, eq=False):
     size_bytes: int = 0
     load_s: float = 0.0
     done: bool = False
+    epoch: int = 0
 
     @property
     def attempt(self) -> int:

@@ -66,17 +66,17 @@ class Answerer:
         status: Status = "failed" if refusal.status == "failed" else "invalid"
         self._end([work], status, error)
 
-    def bury(self, record: Record, origin: Origin, message: str) -> None:
+    def bury(self, record: Record, epoch: int, origin: Origin, message: str) -> None:
         """A record that nobody can be answered for: its bytes go to the dead-letter topic, untouched."""
         letter = dead_letter(
             value=record.value, key=record.key, headers=record.headers, origin=origin, code="undecodable", message=message, attempts=0
         )
         self._logbook.write(entry(event="dead_letter", level="warning", message=f"undecodable: {message}", extra={"record": _at(origin)}))
-        self._committer.submit([Finish(record.topic, record.partition, record.offset, (letter,), held_bytes(record), "")], None)
+        self._committer.submit([Finish(record.topic, record.partition, record.offset, (letter,), held_bytes(record), "", epoch)], None)
 
-    def finish_silently(self, work: Work) -> None:
-        """The record is taken care of elsewhere (a run): its offset is finished without a result of its own."""
-        self._committer.submit([self._finish(work, ())], None)
+    def finish_silently(self, *works: Work) -> None:
+        """Their records are taken care of elsewhere (a run, another node): each offset is finished without a result of its own."""
+        self._committer.submit([self._finish(work, ()) for work in works], None)
 
     # --- pool.Answers -------------------------------------------------------------------------------------------------
 
@@ -324,7 +324,15 @@ class Answerer:
 
     def _finish(self, work: Work, records: tuple[Outgoing, ...], build_id: str = "") -> Finish:
         return Finish(
-            work.source_topic, work.source_partition, work.source_offset, records, work.size_bytes, work.id, work.origin.append_ms, build_id
+            work.source_topic,
+            work.source_partition,
+            work.source_offset,
+            records,
+            work.size_bytes,
+            work.id,
+            work.epoch,
+            work.origin.append_ms,
+            build_id,
         )
 
     def _log_errors(self, pool: Pool, worker: Worker, batch: Batch, results: wire.Results) -> None:

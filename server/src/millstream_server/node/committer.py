@@ -2,7 +2,8 @@
 
 Source: DESIGN §4.6. A transaction opens at the first result and commits as soon as no pool that has a result in it has a batch
 in flight, at the latest `interval_s` after it opened; batches still running go into the next one. A commit that fails because
-the log cannot be written is tried again until it can: results are kept, nothing is committed ahead of them.
+the log cannot be written is tried again until it can: results are kept, nothing is committed ahead of them. Before it is tried
+again it is decided what became of it, and results whose partition went to another node meanwhile are dropped.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Protocol
 
 import msgspec
 
-from millstream_server.core.errors import Fenced, LogUnavailable, RecordTooLarge, UnknownTopic
+from millstream_server.core.errors import LogUnavailable, RecordTooLarge, UnknownTopic
 from millstream_server.core.log import CommitPosition, Committer, Outgoing, Snapshot, TopicPartition
+from millstream_server.core.offsets import OffsetTracker
 from millstream_server.node.poller import Ledger
 
 STOP_S = 5.0
@@ -31,6 +33,8 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
     outgoing: tuple[Outgoing, ...]
     size_bytes: int
     request_id: str
+    epoch: int
+    """When it was read; see `poller.Ledger`."""
     append_ms: int = 0
     build_id: str = ""
     """The pool whose result it is, for its count of results that await a commit; empty for none."""
@@ -51,6 +55,7 @@ class CommitterThread:
         group: str,
         ledger: Ledger,
         snapshot: Callable[[], Snapshot | None],
+        positions: Callable[[str, str], list[CommitPosition]],
         committed: Callable[[list[Finish], set[PoolState], float], None],
         replace: Callable[[Outgoing, str], Outgoing],
         trouble: Callable[[str], None],
@@ -62,6 +67,7 @@ class CommitterThread:
         self._group = group
         self._ledger = ledger
         self._snapshot = snapshot
+        self._positions = positions
         self._committed = committed
         self._replace = replace
         self._trouble = trouble
@@ -73,6 +79,8 @@ class CommitterThread:
         self._opened_s = 0.0
         self._stopping = False
         self._give_up_s = 0.0
+        self.aborts = 0
+        """Transactions that ended without a commit."""
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     def start(self) -> None:
@@ -131,20 +139,22 @@ class CommitterThread:
                     self._lock.wait()
 
     def _commit(self, finishes: list[Finish]) -> None:
-        positions = self._finish(finishes)
-        outgoing = [record for finish in finishes for record in finish.outgoing]
-        delay_s = 0.05
+        left, delay_s = finishes, 0.05
         while True:
+            left, positions = self._enter(left)
             try:
-                self._committer.begin()
-                self._send(outgoing)
-                self._committer.commit(self._group, positions, self._snapshot())
+                if positions:
+                    self._committer.begin()
+                    self._send([record for finish in left for record in finish.outgoing])
+                    self._committer.commit(self._group, positions, self._snapshot())
+                self._ledger.end_commit()
                 break
             except LogUnavailable as error:
-                # Nothing was written; the results are kept and tried again until the log takes them. A node that is
-                # stopping gives up after a while: uncommitted requests are read again by the next one.
                 self._committer.abort()
+                self.aborts += 1
                 self._trouble(str(error))
+                left = self._after_failure(left, error)
+                # A node that is stopping gives up after a while: uncommitted requests are read again by the next one.
                 if self._stopping and time.monotonic() > self._give_up_s:
                     raise
                 time.sleep(delay_s)
@@ -153,6 +163,28 @@ class CommitterThread:
             self._trouble("")
         self._ledger.finished += len(finishes)
         self._ledger.finished_bytes += sum(finish.size_bytes for finish in finishes)
+
+    def _after_failure(self, finishes: list[Finish], error: LogUnavailable) -> list[Finish]:
+        """What is still to be written: all of it, or, where it may have been written, what the committed positions do not name."""
+        while True:
+            try:
+                self._committer.initialised()
+                if error.indeterminate:
+                    finishes = self._not_committed(finishes)
+                self._ledger.end_commit()
+                return finishes
+            except LogUnavailable as again:
+                self._trouble(str(again))
+                if self._stopping and time.monotonic() > self._give_up_s:
+                    raise
+                time.sleep(0.2)
+
+    def _not_committed(self, finishes: list[Finish]) -> list[Finish]:
+        decided: dict[tuple[str, int], OffsetTracker] = {}
+        for topic in {finish.topic for finish in finishes}:
+            for position in self._positions(self._group, topic):
+                decided[topic, position.partition] = OffsetTracker(position)
+        return [f for f in finishes if (f.topic, f.partition) not in decided or not decided[f.topic, f.partition].is_finished(f.offset)]
 
     def _send(self, outgoing: list[Outgoing]) -> None:
         try:
@@ -167,18 +199,24 @@ class CommitterThread:
         except (RecordTooLarge, UnknownTopic) as error:
             self._committer.send([self._replace(record, error.code)])
 
-    def _finish(self, finishes: list[Finish]) -> list[CommitPosition]:
-        """Enter what is finished and return the position of every partition touched."""
-        touched: dict[tuple[str, int], list[int]] = {}
+    def _enter(self, finishes: list[Finish]) -> tuple[list[Finish], list[CommitPosition]]:
+        """Enter what is finished; returns what is still this node's, and the position of every partition touched."""
+        touched: dict[tuple[str, int, int], list[int]] = {}
         for finish in finishes:
-            touched.setdefault((finish.topic, finish.partition), []).append(finish.offset)
-        positions = []
+            touched.setdefault((finish.topic, finish.partition, finish.epoch), []).append(finish.offset)
+        trackers: dict[TopicPartition, OffsetTracker] = {}
+        gone: set[tuple[str, int, int]] = set()
         with self._ledger.lock:
-            for (topic, partition), offsets in touched.items():
-                tracker = self._ledger.trackers.get(TopicPartition(topic, partition))
+            for (topic, partition, epoch), offsets in touched.items():
+                of = TopicPartition(topic, partition)
+                tracker = self._ledger.tracker_of(of, epoch)
                 if tracker is None:
-                    raise Fenced(f"partition {partition} of {topic} is no longer this node's")
+                    gone.add((topic, partition, epoch))
+                    continue
                 tracker.finish_many(offsets)
-                offset, coded = tracker.position()
-                positions.append(CommitPosition(topic, partition, offset, coded))
-        return positions
+                trackers[of] = tracker
+            positions = [CommitPosition(of.topic, of.partition, *tracker.position()) for of, tracker in trackers.items()]
+            self._ledger.begin_commit(trackers)
+        if gone:
+            finishes = [f for f in finishes if (f.topic, f.partition, f.epoch) not in gone]
+        return finishes, positions

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from millstream_server.core.errors import Unavailable
 from millstream_server.core.ids import new_id
-from millstream_server.core.log import INPUT, Record
+from millstream_server.core.log import INPUT, Record, TopicPartition
 from millstream_server.core.request import BadRequest, decode_request, origin_of
 from millstream_server.core.retry import replayed, retried_origin
 from millstream_server.core.routing import Catalog, Refusal, Route
@@ -67,12 +67,12 @@ class Intake:
         self._deadline_number = 0
         self._most_deadlines = FEW_DEADLINES
 
-    def take(self, records: list[Record]) -> None:
-        """Take records of one poll, then let every pool that got some send."""
+    def take(self, records: list[Record], epoch: int) -> None:
+        """Take records of one poll, read in an epoch of the assignment; then let every pool that got some send."""
         started = time.monotonic()
         works: list[Work] = []
         for record in records:
-            work = self._read(record)
+            work = self._read(record, epoch)
             if work is not None:
                 works.append(work)
         self._watch_deadlines(works)
@@ -138,6 +138,21 @@ class Intake:
         waiting, self._waiting_for_pool = self._waiting_for_pool, {}
         self.route([work for held in waiting.values() for _, work in held if not work.done])
 
+    def drop(self, partitions: frozenset[TopicPartition], epoch: int, pools: Iterable[Pool]) -> None:
+        """Partitions went to other nodes: what waits here of them is run there. What is in workers already is answered for nobody."""
+        waiting = [*self._waiting_for_view, *(work for held in self._waiting_for_pool.values() for _, work in held)]
+        for pool in pools:
+            waiting += pool.backlog.waiting()
+        gone = [
+            work
+            for work in waiting
+            if not work.done and work.epoch <= epoch and TopicPartition(work.source_topic, work.source_partition) in partitions
+        ]
+        for work in gone:
+            work.done = True
+        if gone:
+            self._answers.finish_silently(*gone)
+
     def tick(self, now_ms: int) -> None:
         """Expire what is late, wherever it waits."""
         late: list[Work] = []
@@ -176,7 +191,7 @@ class Intake:
 
     # --- one record ---------------------------------------------------------------------------------------------------
 
-    def _read(self, record: Record) -> Work | None:
+    def _read(self, record: Record, epoch: int) -> Work | None:
         attempts, alone = 0, False
         if record.topic == INPUT:
             origin = origin_of(record)
@@ -184,17 +199,17 @@ class Intake:
             try:
                 origin, attempts, alone = retried_origin(record, self._partitions)
             except ValueError as error:
-                self._answers.bury(record, origin_of(record), str(error))
+                self._answers.bury(record, epoch, origin_of(record), str(error))
                 return None
         value = record.value or b""
         try:
             envelope = decode_request(record.value)
         except BadRequest as error:
             if not error.id:
-                self._answers.bury(record, origin, error.message)
+                self._answers.bury(record, epoch, origin, error.message)
                 return None
             work = Work(error.id, "", "", b"", "", record.topic, record.partition, record.offset, origin, value, record.headers)
-            work.size_bytes = held_bytes(record)
+            work.size_bytes, work.epoch = held_bytes(record), epoch
             self._answers.refuse(work, Refusal("bad_request", error.message), error.path)
             return None
         work = Work(
@@ -214,6 +229,7 @@ class Intake:
             0,
             envelope.idempotency_key,
             held_bytes(record),
+            epoch=epoch,
         )
         if envelope.reply_to and not self._answers.may_reply_to(envelope.reply_to):
             work.reply_to = ""

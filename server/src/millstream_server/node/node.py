@@ -14,7 +14,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from millstream_server.core.log import (
     RETRY_SOON,
     Log,
     Record,
+    TopicPartition,
     TopicSpec,
 )
 from millstream_server.core.model import ModelState, ModelVersion, decode_model
@@ -89,6 +90,18 @@ class NodeSettings(msgspec.Struct, frozen=True):
         return self.role in ("all", "training")
 
 
+LOOK_AGAIN_S = 0.5
+"""Wait before a log or store that did not answer is asked again."""
+
+
+def _listed(partitions: Iterable[TopicPartition]) -> str:
+    """Partitions for a reader: `ml.pipeline.input 0 1 5, ...`."""
+    by_topic: dict[str, list[int]] = {}
+    for of in sorted(partitions):
+        by_topic.setdefault(of.topic, []).append(of.partition)
+    return ", ".join(f"{topic} {' '.join(map(str, numbers))}" for topic, numbers in by_topic.items())
+
+
 def topic_specs(retention_ms: int) -> list[TopicSpec]:
     """Every topic of the platform, as it must be."""
     kept = [TopicSpec(t, PARTITIONS, retention_ms) for t in (INPUT, OUTPUT, DLQ, RETRY_NOW, RETRY_SOON, RETRY_LATER)]
@@ -116,6 +129,8 @@ class Node(PoolEvents):
         self.installer = installer
         self.logbook = logbook
         self.instance = new_id(self._clock_ms())
+        self.writer = f"{GROUP}.{settings.name}.{self.instance}"
+        """The transactional id of this process's results: new at each start, so that it fences nobody but itself."""
         self.started_ms = self._clock_ms()
         self.catalog = Catalog()
         self.rates = Rates()
@@ -166,7 +181,9 @@ class Node(PoolEvents):
 
     async def _start(self) -> None:
         settings = self.settings
-        self.log.create_topics(topic_specs(settings.retention_ms))
+        if self.log.shared:  # its cluster may be away, or take long: status must show that meanwhile
+            await self._open_shared_store()
+        await self._reach_log()
         self._wire_serving()
         self.follower.start()
         await self.follower.catch_up()
@@ -174,34 +191,77 @@ class Node(PoolEvents):
         self._take_models()
         self.installer.sweep()
         self.releases.reconcile()  # workers import their modules while this process imports the store's library
-        self.store = self._open_store()
+        if not self.log.shared:
+            self.store = self._open_store()
         self.store.release_leases(settings.name, self._clock_ms())  # of runs, outbox and controller, all held under this name
         self._wire_intake()
         self.committer.start()
         self._releases_changed()
+        self._spawn(self._tick(), "tick")
+        if self.log.shared:
+            await self._environments_settled()
         if settings.serves:
             self.poller.start()
             while not await asyncio.to_thread(self.poller.assigned.wait, 0.05):
                 continue  # in steps, so that a node that is told to stop meanwhile does
         self.accepting = True
         self._spawn(self.relay.run(), "outbox")
-        self._spawn(self._tick(), "tick")
-        self._spawn(self._report(), "status")
+        if not self.log.shared:
+            self._spawn(self._report(), "status")
         self._spawn(self._control(), "controller")
         self._spawn(self._maintain(), "maintenance")
         self._spawn(self.intake.submit_runs(), "intake of runs")
         if settings.trains:
             self._spawn(self.runs.run(), "runs")
 
+    async def _open_shared_store(self) -> None:
+        """Try until the store answers, and report from then on."""
+        delay_s = LOOK_AGAIN_S
+        while True:
+            try:
+                self.store = await asyncio.to_thread(self._open_store)
+                break
+            except Unavailable as error:
+                self._set_trouble("store", str(error))
+                await asyncio.sleep(delay_s)
+                delay_s = min(5.0, delay_s * 2)
+        self._set_trouble("store", "")
+        self._spawn(self._report(), "status")
+
+    async def _reach_log(self) -> None:
+        """Make the topics that are missing; while the log does not answer, say so once and try again."""
+        delay_s = LOOK_AGAIN_S
+        while True:
+            try:
+                await asyncio.to_thread(self.log.create_topics, topic_specs(self.settings.retention_ms))
+                said = await asyncio.to_thread(self.log.about)
+                break
+            except LogUnavailable as error:
+                if not self.log.shared:
+                    raise
+                self._set_trouble("log", str(error))
+                await asyncio.sleep(delay_s)
+                delay_s = min(5.0, delay_s * 2)
+        self._set_trouble("log", "")
+        self.logbook.write(entry("log", said))
+
+    async def _environments_settled(self) -> None:
+        """On a shared log partitions come from other nodes, which answer them until this one can: every release that is needed
+        here is ready, or it is known that it cannot be."""
+        while not self.releases.settled():
+            await asyncio.sleep(0.05)
+        self.logbook.write(entry("releases", f"settled, takes partitions now: {self.releases.summary()}"))
+
     def _wire_serving(self) -> None:
         """Make the rooms that serve from topics and files alone: the first half of the wiring diagram of a node."""
         settings, loop, clock = self.settings, self._loop, self._clock_ms
         self.follower = Follower(self.log, loop, self._follow, self._thread_trouble("follower"), self._fail_from_thread)
         self.committer = CommitterThread(
-            self.log.committer(f"{GROUP}.{settings.name}.{self.instance}"),
+            self.log.committer(self.writer),
             GROUP,
             self.ledger,
-            lambda: self.poller.snapshot,
+            lambda: self.poller.snapshot(),
+            self.log.committed,
             self._committed_in_thread,
             unwritable,
             self._thread_trouble("committer"),
@@ -269,8 +329,10 @@ class Node(PoolEvents):
             INTAKE_TOPICS,
             self.ledger,
             self._deliver,
+            self._partitions_gone,
             self._thread_trouble("poller"),
             self._fail_from_thread,
+            writer=self.writer,
             max_held=settings.max_queued_requests,
             max_held_bytes=settings.max_queued_bytes,
             clock_ms=clock,
@@ -382,9 +444,18 @@ class Node(PoolEvents):
         self.runs.submitted()
         self.relay.notify()
 
-    def _deliver(self, records: list[Record]) -> None:
+    def _deliver(self, records: list[Record], epoch: int) -> None:
         """On the poller's thread."""
-        self._loop.call_soon_threadsafe(self.intake.take, records)
+        self._loop.call_soon_threadsafe(self.intake.take, records, epoch)
+
+    def _partitions_gone(self, partitions: frozenset[TopicPartition], epoch: int) -> None:
+        """On the poller's thread, or at the end on the loop's."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._drop, partitions, epoch)
+
+    def _drop(self, partitions: frozenset[TopicPartition], epoch: int) -> None:
+        self.logbook.write(entry("partitions", f"{len(partitions)} partitions went to other nodes: {_listed(partitions)}"))
+        self.intake.drop(partitions, epoch, self.releases.pools())
 
     def _committed_in_thread(self, finishes: list[Finish], pools: set[PoolState], seconds: float) -> None:
         """On the committer's thread."""
@@ -484,6 +555,8 @@ class Node(PoolEvents):
                 self._set_trouble("maintenance", str(error))
 
     async def _status(self) -> NodeStatus:
+        if not self._wired:
+            return self._status_while_starting()
         counts = await asyncio.to_thread(self.store.count_runs)
         held = self.ledger.held
         unhealthy = [text for text in self._troubles.values() if text]
@@ -537,6 +610,13 @@ class Node(PoolEvents):
             counts.get("RUNNING", 0),
             tuple(unhealthy),
             tuple(rows),
+        )
+
+    def _status_while_starting(self) -> NodeStatus:
+        unhealthy = tuple(text for text in self._troubles.values() if text)
+        name, role, store_id = self.settings.name, self.settings.role, self.store.store_id
+        return NodeStatus(
+            name, self.instance, os.getpid(), role, __version__, self.started_ms, store_id, "", False, False, 0, -1, 0, 0, 0, unhealthy, ()
         )
 
     def _lag(self) -> int:

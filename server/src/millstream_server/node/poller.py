@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from millstream_server.core.errors import LogUnavailable
 from millstream_server.core.log import CommitPosition, Consumer, Log, Record, Snapshot, TopicPartition
@@ -23,12 +23,24 @@ MAX_WINDOW = 10_000
 """Records read beyond the lowest unfinished one of a partition: their finished set then always fits the commit metadata."""
 
 
+REVOKE_S = 10.0
+"""How long a partition that goes to another node waits for the transaction that names it."""
+
+
 class Ledger:
-    """What was read and what is finished, by partition; shared by poller (reads) and committer (finishes) under one lock."""
+    """What was read and what is finished, by partition; shared by poller (reads) and committer (finishes) under one lock.
+
+    A partition may go to another node and come back: what was read under an assignment before the present one is nobody's any
+    more, and is told by its epoch, the number of the assignment that was the newest when it was read.
+    """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.Condition()
         self.trackers: dict[TopicPartition, OffsetTracker] = {}
+        self.since: dict[TopicPartition, int] = {}
+        """The epoch in which a partition came."""
+        self.committing: set[TopicPartition] = set()
+        """Partitions that the open transaction names."""
         self.read = 0
         self.read_bytes = 0
         self.finished = 0
@@ -43,6 +55,20 @@ class Ledger:
     def held_bytes(self) -> int:
         return self.read_bytes - self.finished_bytes
 
+    def tracker_of(self, of: TopicPartition, epoch: int) -> OffsetTracker | None:
+        """The tracker of what was read in an epoch, None where the partition went away since. The lock must be held."""
+        return self.trackers.get(of) if self.since.get(of, epoch + 1) <= epoch else None
+
+    def begin_commit(self, partitions: Iterable[TopicPartition]) -> None:
+        """The lock must be held."""
+        self.committing = set(partitions)
+
+    def end_commit(self) -> None:
+        """It is decided what became of the open transaction."""
+        with self.lock:
+            self.committing = set()
+            self.lock.notify_all()
+
 
 class Poller:
     """Owns the consumer; `run` is its thread."""
@@ -53,19 +79,23 @@ class Poller:
         group: str,
         topics: Sequence[str],
         ledger: Ledger,
-        deliver: Callable[[list[Record]], None],
+        deliver: Callable[[list[Record], int], None],
+        gone: Callable[[frozenset[TopicPartition], int], None],
         trouble: Callable[[str], None],
         failed: Callable[[BaseException], None],
         *,
+        writer: str,
         max_held: int,
         max_held_bytes: int,
         clock_ms: Callable[[], int],
     ) -> None:
         self._log = log
+        self._writer = writer
         self._group = group
         self._topics = topics
         self._ledger = ledger
         self._deliver = deliver
+        self._gone = gone
         self._trouble = trouble
         self._failed = failed
         self._max_held = max_held
@@ -76,7 +106,8 @@ class Poller:
         self._waiting: dict[TopicPartition, deque[Record]] = {}
         self._held_back: set[TopicPartition] = set()
         self.paused = False
-        self.snapshot: Snapshot | None = None
+        self._epoch = 0
+        self.rebalances = 0
         self.assigned = threading.Event()
         self._thread = threading.Thread(target=self.run, name="poller", daemon=True)
 
@@ -95,6 +126,10 @@ class Poller:
         if self._consumer is not None:
             self._consumer.close()
 
+    def snapshot(self) -> Snapshot | None:
+        """What the committer commits under, as the consumer last published it; any thread."""
+        return self._consumer.snapshot() if self._consumer is not None else None
+
     def wake(self) -> None:
         """Look again at what may be read: something was finished."""
         if self.paused and self._consumer is not None:
@@ -104,10 +139,11 @@ class Poller:
 
     def run(self) -> None:
         try:
-            self._consumer = self._log.consumer(self._group, self._topics, self)
             troubled = False
             while not self._stopping.is_set():
                 try:
+                    if self._consumer is None:
+                        self._consumer = self._log.consumer(self._group, self._topics, self, writer=self._writer)
                     self._round(self._consumer)
                 except LogUnavailable as error:
                     troubled = True
@@ -123,7 +159,6 @@ class Poller:
     def _round(self, consumer: Consumer) -> None:
         self._bound(consumer)
         records = consumer.poll(POLL_RECORDS, self._wait_s())
-        self.snapshot = consumer.snapshot()
         due = self._due(consumer)
         if records:
             due += self._take(consumer, records)
@@ -198,7 +233,9 @@ class Poller:
         with ledger.lock:
             for (topic, partition), group in by_partition.items():
                 tp = TopicPartition(topic, partition)
-                tracker = ledger.trackers[tp]
+                tracker = ledger.trackers.get(tp)
+                if tracker is None:
+                    continue  # it went away while this batch was gathered, and its next owner reads it
                 new = [r for r in group if not tracker.is_finished(r.offset)]
                 tracker.delivered_many([r.offset for r in new])
                 fresh += new
@@ -208,25 +245,39 @@ class Poller:
         if fresh:
             ledger.read += len(fresh)
             ledger.read_bytes += sum([held_bytes(r) for r in fresh])
-            self._deliver(fresh)
+            self._deliver(fresh, self._epoch)
 
     # --- AssignmentListener, called inside poll -------------------------------------------------------------------------
 
     def on_assign(self, positions: Sequence[CommitPosition], epoch: int) -> None:
+        came = [TopicPartition(position.topic, position.partition) for position in positions]
+        self._epoch = epoch
         with self._ledger.lock:
-            for position in positions:
-                self._ledger.trackers[TopicPartition(position.topic, position.partition)] = OffsetTracker(position)
+            for of, position in zip(came, positions, strict=True):
+                self._ledger.trackers[of] = OffsetTracker(position)
+                self._ledger.since[of] = epoch
+        if self.paused and self._consumer is not None:
+            self._consumer.pause(came)
+        self.rebalances += self.assigned.is_set()
         self.assigned.set()
 
-    def on_revoke(self, partitions: Sequence[TopicPartition]) -> None:
-        self.on_lost(partitions)
+    def on_revoke(self, partitions: Sequence[TopicPartition]) -> bool:
+        """Give partitions up: nothing more of them is committed, and a transaction that names one ends before this returns."""
+        self._forget(partitions)
+        with self._ledger.lock:
+            return self._ledger.lock.wait_for(lambda: self._ledger.committing.isdisjoint(partitions), REVOKE_S)
 
     def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
+        self._forget(partitions)
+
+    def _forget(self, partitions: Sequence[TopicPartition]) -> None:
         with self._ledger.lock:
-            for tp in partitions:
-                self._ledger.trackers.pop(tp, None)
-                self._waiting.pop(tp, None)
-                self._held_back.discard(tp)
+            for of in partitions:
+                self._ledger.trackers.pop(of, None)
+                self._ledger.since.pop(of, None)
+                self._waiting.pop(of, None)
+                self._held_back.discard(of)
+        self._gone(frozenset(partitions), self._epoch)
 
 
 def _is_due(record: Record, delay_ms: float, now_ms: int) -> bool:

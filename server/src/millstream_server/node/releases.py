@@ -116,6 +116,15 @@ class Releases:
                     wanted.append(release)
         return sorted(wanted, key=lambda r: r.status == "DEPLOYING")
 
+    def settled(self) -> bool:
+        """Every release that is needed here, but for one that is just being deployed, is READY or BROKEN."""
+        needed = [release.build_id for release in self.wanted() if release.status != "DEPLOYING"]
+        return all(build_id in self.builds and self.builds[build_id].status in ("READY", "BROKEN") for build_id in needed)
+
+    def summary(self) -> str:
+        """What became of each release, for a line of the log."""
+        return ", ".join(f"{b.release.label} {b.status}" for b in self.builds.values()) or "no release is deployed"
+
     def reconcile(self) -> None:
         """Take up what is wanted and not there yet. Called on every change of packages or models, and by the tick."""
         if self.closing:

@@ -66,6 +66,9 @@ class SqliteCommitter:
             self._bells.ring(batch.topic_ids)
         self._database.checkpoint()
 
+    def initialised(self) -> None:
+        """A transaction of SQLite is decided when its call returns."""
+
     def abort(self) -> None:
         self._batch = None
 

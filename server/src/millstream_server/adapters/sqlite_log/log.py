@@ -47,11 +47,13 @@ _DAY_MS = 86_400_000
 class SqliteLog:
     """`core.log.Log` in one SQLite file. Methods may be called from any thread; each role it hands out belongs to one."""
 
+    shared = False
+
     def __init__(
         self, path: Path, log_id: str, *, max_record_bytes: int, synchronous: str, busy_timeout_s: float,
         protected_groups: Collection[str], tombstone_ms: int,
     ) -> None:  # fmt: skip
-        self.log_id = log_id
+        self._log_id = log_id
         self._path = path
         self._max_record_bytes = max_record_bytes
         self._synchronous = synchronous
@@ -108,6 +110,13 @@ class SqliteLog:
             protected_groups=protected_groups, tombstone_ms=tombstone_ms,
         )  # fmt: skip
 
+    @property
+    def log_id(self) -> str:
+        return self._log_id
+
+    def about(self) -> str:
+        return f"embedded log {self._path.name}: what a killed node had not answered is answered when the next one starts"
+
     # --- topics ---------------------------------------------------------------------------------------------------------
 
     def create_topics(self, specs: Sequence[TopicSpec]) -> None:
@@ -149,8 +158,9 @@ class SqliteLog:
 
     # --- roles ----------------------------------------------------------------------------------------------------------
 
-    def consumer(self, group: str, topics: Sequence[str], listener: AssignmentListener) -> SqliteConsumer:
-        """Take the group over: a consumer that was made before is fenced from now on."""
+    def consumer(self, group: str, topics: Sequence[str], listener: AssignmentListener, *, writer: str = "") -> SqliteConsumer:
+        """Take the group over: a consumer that was made before is fenced from now on, and no transaction outlives its process, so
+        who `writer` is does not matter here."""
         found = [self._catalog.topic(name) for name in topics]
         holding = self._hold(group, topics)
         parts = {of: part for part, of in partitions_of(found).items()}

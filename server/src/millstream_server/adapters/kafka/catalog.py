@@ -1,0 +1,251 @@
+"""What the cluster has: topics with their partitions and largest records, remembered for a while; and making topics."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Sequence
+
+import msgspec
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from millstream_server.adapters.kafka.errors import error_of, translated
+from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S
+from millstream_server.core.errors import Invalid, LogUnavailable, RecordTooLarge, UnknownTopic
+from millstream_server.core.log import Outgoing, TopicInfo, TopicSpec
+from millstream_server.core.partitioner import partition_of
+
+REMEMBERED_S = 30.0
+"""How long a topic's partitions and limits are believed without asking again."""
+
+OVERHEAD_BYTES = 100
+"""What a record takes beside key, value and headers; a broker's limit counts it."""
+
+CARRIED_BYTES = 64 * 1024
+"""What our own records may be larger than those taken in: a retry or dead letter carries the whole record and says why."""
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """One topic as the cluster has it."""
+
+    name: str
+    partitions: int
+    retention_ms: int
+    compacted: bool
+    max_bytes: int
+    append_time: bool
+    """Whether the broker stamps records, rather than the sender."""
+
+
+class Catalog:
+    """May be used from any thread."""
+
+    def __init__(self, admin: AdminClient, *, replication: int, max_record_bytes: int) -> None:
+        self._admin = admin
+        self._replication = replication
+        self._max_record_bytes = max_record_bytes
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[float, Topic]] = {}
+        self.turn = itertools.count()
+
+    def topic(self, name: str) -> Topic:
+        """Find a topic, asking the cluster where it is not known or was asked long ago.
+
+        Raises:
+            UnknownTopic, LogUnavailable
+        """
+        with self._lock:
+            at_s, known = self._known.get(name, (0.0, None))
+        if known is not None and time.monotonic() - at_s < REMEMBERED_S:
+            return known
+        try:
+            (found,) = self._ask([name])
+        except LogUnavailable:
+            if known is not None:
+                return known  # it was there, and the cluster cannot be asked now: the write itself will tell
+            raise
+        except UnknownTopic:
+            self.forget(name)
+            raise
+        return found
+
+    def forget(self, name: str) -> None:
+        """What is known of a topic turned out to be wrong."""
+        with self._lock:
+            self._known.pop(name, None)
+
+    def names(self) -> list[str]:
+        """Topics that are remembered."""
+        with self._lock:
+            return list(self._known)
+
+    def load(self) -> list[TopicInfo]:
+        """Every topic that is not the cluster's own."""
+        names = [name for name in self._names() if not name.startswith("__")]
+        return [TopicInfo(t.name, t.partitions, t.retention_ms, t.compacted) for t in self._ask(names)]
+
+    def create(self, specs: Sequence[TopicSpec]) -> None:
+        """Make the topics that are missing, and look whether those that are there fit.
+
+        Raises:
+            Invalid: log_misfit, naming what is wrong with which topic and how to mend it.
+            LogUnavailable
+        """
+        there = set(self._names())
+        for spec in specs:
+            if spec.name in there:
+                self._check(spec, self._ask([spec.name])[0])
+        missing = [spec for spec in specs if spec.name not in there]
+        if not missing:
+            return
+        new = [NewTopic(s.name, num_partitions=s.partitions, replication_factor=self._replication, config=self._config(s)) for s in missing]
+        for name, future in self._admin.create_topics(new, operation_timeout=CALL_TIMEOUT_S, request_timeout=CALL_TIMEOUT_S).items():
+            try:
+                future.result()
+            except KafkaException as error:
+                self._refused(name, error)
+        for spec in missing:
+            self._wait_until_led(spec.name)
+
+    def place(self, record: Outgoing, turn: int) -> int:
+        """The partition that a record goes to.
+
+        Raises:
+            UnknownTopic: also for a partition that the topic does not have.
+            RecordTooLarge
+        """
+        topic = self.topic(record.topic)
+        size = size_bytes(record)
+        if size > topic.max_bytes:
+            raise RecordTooLarge(f"a record of {size:,} bytes for {record.topic} was refused: the log takes {topic.max_bytes:,}", where=record.topic)
+        if record.partition is not None:
+            if not 0 <= record.partition < topic.partitions:
+                self.forget(record.topic)
+                raise UnknownTopic(f"{record.topic} with a partition {record.partition}: it has {topic.partitions}")
+            return record.partition
+        if record.key is not None:
+            return partition_of(record.key, topic.partitions)
+        return turn % topic.partitions
+
+    # --- asking -----------------------------------------------------------------------------------------------------------
+
+    def _names(self) -> list[str]:
+        try:
+            return sorted(self._admin.list_topics(timeout=CALL_TIMEOUT_S).topics)
+        except KafkaException as error:
+            raise _told(error, "listing topics") from error
+
+    def _ask(self, names: Sequence[str]) -> list[Topic]:
+        if not names:
+            return []
+        counts: dict[str, int] = {}
+        for name in names:
+            try:
+                found = self._admin.list_topics(name, timeout=CALL_TIMEOUT_S).topics[name]
+            except KafkaException as error:
+                raise _told(error, "looking at a topic", name) from error
+            if found.error is not None:
+                raise translated(found.error, "looking at a topic", where=name)
+            counts[name] = len(found.partitions)
+        described = self._admin.describe_configs([ConfigResource(ResourceType.TOPIC, n) for n in names], request_timeout=CALL_TIMEOUT_S)
+        topics = []
+        for resource, future in described.items():
+            try:
+                config = {name: entry.value for name, entry in future.result().items()}
+            except KafkaException as error:
+                raise _told(error, "reading a topic's settings", resource.name) from error
+            topics.append(self._topic(resource.name, counts[resource.name], config))
+        with self._lock:
+            self._known.update((topic.name, (time.monotonic(), topic)) for topic in topics)
+        return sorted(topics, key=lambda topic: topic.name)
+
+    def _topic(self, name: str, partitions: int, config: dict[str, str | None]) -> Topic:
+        retention_ms = int(config.get("retention.ms") or -1)
+        limit = int(config.get("max.message.bytes") or 1048588) - OVERHEAD_BYTES
+        return Topic(
+            name,
+            partitions,
+            max(0, retention_ms),
+            "compact" in (config.get("cleanup.policy") or ""),
+            # What comes in is bounded by the setting; our own records, which carry those, by the topic.
+            limit,
+            config.get("message.timestamp.type") == "LogAppendTime",
+        )
+
+    # --- making -----------------------------------------------------------------------------------------------------------
+
+    def _config(self, spec: TopicSpec) -> dict[str, str]:
+        return {
+            "cleanup.policy": "compact" if spec.compacted else "delete",
+            "retention.ms": str(spec.retention_ms or -1),
+            "message.timestamp.type": "LogAppendTime",
+            "max.message.bytes": str(self._max_record_bytes + CARRIED_BYTES + OVERHEAD_BYTES),
+        }
+
+    def _check(self, spec: TopicSpec, found: Topic) -> None:
+        wrong = []
+        if found.partitions < spec.partitions:
+            wrong.append((f"has {found.partitions} partitions, {spec.partitions} are needed", f"--alter --partitions {spec.partitions}"))
+        if found.compacted != spec.compacted:
+            policy = "compact" if spec.compacted else "delete"
+            wrong.append((f"needs cleanup.policy={policy}", f"--alter --add-config cleanup.policy={policy}"))
+        if not found.append_time:
+            wrong.append(("needs message.timestamp.type=LogAppendTime", "--alter --add-config message.timestamp.type=LogAppendTime"))
+        if wrong:
+            said = " and ".join(each for each, _ in wrong)
+            tool = "kafka-topics.sh --topic" if "partitions" in wrong[0][1] else "kafka-configs.sh --entity-type topics --entity-name"
+            raise Invalid(
+                "log_misfit", f"topic {spec.name} {said}", where=spec.name, mend=f"{tool} {spec.name} {wrong[0][1]} --bootstrap-server HOST:PORT"
+            )
+
+    def _refused(self, name: str, error: KafkaException) -> None:
+        said = error_of(error)
+        assert said is not None
+        match said.code():
+            case KafkaError.TOPIC_ALREADY_EXISTS:
+                return  # another node that starts now was faster
+            case KafkaError.INVALID_REPLICATION_FACTOR:
+                raise Invalid(
+                    "log_misfit",
+                    f"topic {name} cannot be made with {self._replication if self._replication > 0 else 'the default number of'} replicas: {said.str()}",
+                    where=name,
+                    mend="start more brokers, or set kafka.replication to their number",
+                ) from error
+            case KafkaError.POLICY_VIOLATION | KafkaError.INVALID_CONFIG:
+                raise Invalid("log_misfit", f"the cluster refuses to make topic {name}: {said.str()}", where=name) from error
+        raise translated(said, "making a topic (make it yourself where this client may not: docs/how-to/move-to-kafka.md)", where=name) from error
+
+    def _wait_until_led(self, name: str) -> None:
+        """A topic that was just made has no leaders for some 100 ms, and is then unknown to some brokers a little longer."""
+        deadline_s = time.monotonic() + CALL_TIMEOUT_S
+        while True:
+            found = self._admin.list_topics(name, timeout=CALL_TIMEOUT_S).topics[name]
+            if found.error is None and found.partitions and all(p.leader >= 0 for p in found.partitions.values()):
+                return
+            if time.monotonic() > deadline_s:
+                raise LogUnavailable(f"topic {name} was made and has no leaders after {CALL_TIMEOUT_S:g} s", where=name)
+            time.sleep(0.02)
+
+
+def size_bytes(record: Outgoing) -> int:
+    """Bytes of a record as its sender sees it: key, value and headers.
+
+    Raises:
+        TypeError: it holds what is no bytes.
+    """
+    size = 0
+    for content in (record.key, record.value):
+        if content is not None:
+            if content.__class__ is not bytes:
+                raise TypeError(f"key or value of a record is {type(content).__name__}, not bytes")
+            size += len(content)
+    for name, content in record.headers:
+        size += len(name.encode()) + len(content)
+    return size
+
+
+def _told(error: KafkaException, doing: str, where: str = "") -> Exception:
+    said = error_of(error)
+    return translated(said, doing, where=where) if said is not None else error

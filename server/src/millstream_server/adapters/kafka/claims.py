@@ -1,0 +1,179 @@
+"""Who owned a partition before, so that a new owner ends a dead owner's open transaction before it reads.
+
+A claim is written on the compacted topic `ml.claim` before the first record of a new assignment is handed out, and written
+again as released when the partition was given up in order. Each is written in a transaction that also sends the partition's
+position with the group's metadata, so the claim of a stale owner is refused. A claim that is not released means that its owner
+died: its transactional id is initialised, which aborts what it left open at once instead of after the transaction timeout, and
+only then are positions read. Source: DESIGN §4.7. Used by the consumer, inside its rebalance callbacks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+from confluent_kafka import KafkaException, Producer
+from confluent_kafka import TopicPartition as KafkaPartition
+
+from millstream_server.adapters.kafka.errors import FENCED, error_of, translated
+from millstream_server.adapters.kafka.reader import KafkaReader
+from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S, Connection
+from millstream_server.core.errors import LogUnavailable, MillstreamError
+from millstream_server.core.log import CLAIMS, CommitPosition, TopicPartition
+
+if TYPE_CHECKING:
+    from millstream_server.adapters.kafka.log import KafkaLog
+
+TRY_S = 45.0
+"""How long a claim is tried again while the cluster cannot be written; below the time that a rebalance waits for a member."""
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """The value of a claim. `offset` is the lowest unfinished one when it was written; `crashes` counts owners that died there."""
+
+    transactional_id: str
+    offset: int
+    crashes: int = 0
+    released: bool = False
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Claim).decode
+
+
+class Claims:
+    """The claims of one consumer; used by its thread alone."""
+
+    def __init__(self, log: KafkaLog, connection: Connection, group: str, writer: str, max_record_bytes: int) -> None:
+        self._log = log
+        self._connection = connection
+        self._group = group
+        self._writer = writer
+        self._max_record_bytes = max_record_bytes
+        self._producer: Producer | None = None
+        self._reader: KafkaReader | None = None
+        self._known: dict[str, Claim] = {}
+        self._mine: dict[TopicPartition, int] = {}
+        """Crashes that the claims written by this process carry."""
+
+    def take(self, partitions: Sequence[TopicPartition], metadata: object) -> list[CommitPosition]:
+        """Take partitions over: end what dead owners left open, read the positions, write the claims.
+
+        Args:
+            partitions: just assigned.
+            metadata: the group's metadata after the assignment.
+
+        Returns:
+            The committed position of each, in order, with the number of owners that died at it.
+
+        Raises:
+            LogUnavailable: the cluster could not be written for `TRY_S`.
+        """
+        deadline_s = time.monotonic() + TRY_S
+        while True:
+            try:
+                return self._take(partitions, metadata)
+            except LogUnavailable:
+                self._producer = None
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(0.2)
+
+    def release(self, partitions: Sequence[TopicPartition], metadata: object) -> None:
+        """Say that partitions were given up in order. Where that cannot be said, the next owner treats this one as dead, which
+        costs it one call and loses nothing."""
+        mine = [of for of in partitions if of in self._mine]
+        for of in mine:
+            del self._mine[of]
+        if not mine:
+            return
+        try:
+            positions = self._positions(mine)
+            self._write({of: Claim(self._writer, positions[of].offset, 0, True) for of in mine}, positions, metadata)
+        except MillstreamError:
+            self._producer = None
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+
+    # --- steps ------------------------------------------------------------------------------------------------------------
+
+    def _take(self, partitions: Sequence[TopicPartition], metadata: object) -> list[CommitPosition]:
+        self._read_claims()
+        before = {of: self._known.get(self._key(of)) for of in partitions}
+        dead = {of: c for of, c in before.items() if c is not None and not c.released and c.transactional_id != self._writer}
+        for transactional_id in {claim.transactional_id for claim in dead.values()}:
+            self._end_transaction_of(transactional_id)
+        positions = self._positions(partitions)
+        claims = {}
+        for of in partitions:
+            crashes = 0
+            if of in dead:
+                crashes = dead[of].crashes + 1 if dead[of].offset == positions[of].offset else 1
+            claims[of] = Claim(self._writer, positions[of].offset, crashes)
+        self._write(claims, positions, metadata)
+        self._mine |= {of: claim.crashes for of, claim in claims.items()}
+        return [msgspec.structs.replace(positions[of], deaths=claims[of].crashes) for of in partitions]
+
+    def _read_claims(self) -> None:
+        """Read the topic on to the end that it has now."""
+        if self._reader is None:
+            self._reader = self._log.reader([CLAIMS])
+        place = TopicPartition(CLAIMS, 0)
+        (end,) = self._log.bounds([place])[1]
+        deadline_s = time.monotonic() + CALL_TIMEOUT_S
+        while self._reader.positions()[place] < end:
+            for record in self._reader.poll(500, 0.2):
+                if record.key is not None and record.value is not None:
+                    self._known[record.key.decode()] = _decode(record.value)
+            if time.monotonic() > deadline_s:
+                raise LogUnavailable(f"{CLAIMS} could not be read to its end within {CALL_TIMEOUT_S:g} s", where=CLAIMS)
+
+    def _end_transaction_of(self, transactional_id: str) -> None:
+        """Initialise a dead owner's id: its open transaction is aborted, and should it live, its next commit is refused."""
+        producer = Producer(self._connection.transactional_producer(transactional_id, self._max_record_bytes))
+        try:
+            producer.init_transactions(CALL_TIMEOUT_S)
+        except KafkaException as error:
+            said = error_of(error)
+            if said is None or said.code() not in FENCED:  # fenced: another new owner is doing the same
+                raise _told(error, "ending the transaction of a dead owner", transactional_id) from error
+
+    def _positions(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, CommitPosition]:
+        found = {TopicPartition(p.topic, p.partition): p for p in self._log.committed_of(self._group, partitions)}
+        missing = [of for of in partitions if of not in found]
+        starts, _ = self._log.bounds(missing)
+        return found | {of: CommitPosition(of.topic, of.partition, start) for of, start in zip(missing, starts, strict=True)}
+
+    def _write(self, claims: dict[TopicPartition, Claim], positions: dict[TopicPartition, CommitPosition], metadata: object) -> None:
+        try:
+            producer = self._open_producer()
+            producer.begin_transaction()
+            for of, claim in claims.items():
+                producer.produce(CLAIMS, _encode(claim), self._key(of), partition=0)
+            offsets = [KafkaPartition(of.topic, of.partition, positions[of].offset, metadata=positions[of].finished) for of in claims]
+            producer.send_offsets_to_transaction(offsets, metadata, CALL_TIMEOUT_S)
+            producer.commit_transaction(CALL_TIMEOUT_S)
+        except KafkaException as error:
+            self._producer = None  # whatever became of it, a new producer ends it first
+            raise _told(error, "claiming partitions", self._group) from error
+
+    def _open_producer(self) -> Producer:
+        if self._producer is None:
+            producer = Producer(self._connection.transactional_producer(f"{self._writer}.claims", self._max_record_bytes))
+            producer.init_transactions(CALL_TIMEOUT_S)
+            self._producer = producer
+        return self._producer
+
+    def _key(self, of: TopicPartition) -> str:
+        return f"{self._group}/{of.topic}/{of.partition}"
+
+
+def _told(error: KafkaException, doing: str, where: str) -> MillstreamError:
+    """Every failure of a claim is one that is tried again, with a new producer."""
+    said = error_of(error)
+    told = translated(said, doing, where=where) if said is not None else LogUnavailable(f"{doing}: {error}", where=where)
+    return told if isinstance(told, LogUnavailable) else LogUnavailable(f"{doing}: {told.message}", where=where)

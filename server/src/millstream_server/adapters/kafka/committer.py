@@ -1,0 +1,141 @@
+"""Writes records and positions in one transaction of a transactional producer.
+
+What went wrong with a transaction is decided before anything else is written: after any failure the producer is thrown away,
+and a new one of the same transactional id is initialised, which ends what was open (or lets end what had been decided) and
+raises the epoch, so that a late request of the old one is refused. librdkafka has no KIP-890, so this is what keeps a late end
+of transaction from ending the next one (librdkafka#5423).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from confluent_kafka import Consumer as KafkaClient
+from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import TopicPartition as KafkaPartition
+
+from millstream_server.adapters.kafka.catalog import Catalog
+from millstream_server.adapters.kafka.errors import FENCED, error_of, translated
+from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S, Connection
+from millstream_server.core.errors import LogUnavailable, MillstreamError
+from millstream_server.core.log import CommitPosition, Outgoing, Snapshot
+
+
+class KafkaCommitter:
+    """`core.log.Committer` on Kafka. Making one fences an older one of the same transactional id."""
+
+    def __init__(self, connection: Connection, catalog: Catalog, transactional_id: str, max_record_bytes: int) -> None:
+        self._connection = connection
+        self._catalog = catalog
+        self._id = transactional_id
+        self._max_record_bytes = max_record_bytes
+        self._open = False
+        self._fenced = False
+        self._sent: list[tuple[Outgoing, int]] = []
+        self._asker: KafkaClient | None = None
+        self._producer: Producer | None = None
+        self._turns = itertools.count()
+        self._new_producer()
+
+    def begin(self) -> None:
+        if self._open:
+            raise RuntimeError("a transaction is open: commit or abort it first")
+        self._open = True
+        self._sent = []
+
+    def send(self, records: Sequence[Outgoing]) -> None:
+        """Records are kept until the commit, so that a transaction is open on the cluster no longer than it must."""
+        if not self._open:
+            raise RuntimeError("no transaction is open: begin one first")
+        turn = next(self._turns)
+        self._sent += [(record, self._catalog.place(record, turn)) for record in records]
+
+    def commit(self, group: str, positions: Sequence[CommitPosition], snapshot: Snapshot | None) -> None:
+        """As the port says. After an error the transaction is over and a new one may be begun; `LogUnavailable.indeterminate` is
+        true where it may have been committed: `initialised` then decides it, and the group's committed positions tell how."""
+        if not self._open:
+            raise RuntimeError("no transaction is open: begin one first")
+        if self._fenced:
+            raise self._fence()
+        sent, self._sent, self._open = self._sent, [], False
+        if not sent and not positions:
+            return
+        producer = self._producer or self._new_producer()
+        ending = False
+        try:
+            producer.begin_transaction()
+            for record, partition in sent:
+                self._produce(producer, record, partition)
+            if positions:
+                metadata = snapshot.handle if snapshot is not None else self._groupless(group)
+                offsets = [KafkaPartition(p.topic, p.partition, p.offset, metadata=p.finished) for p in positions]
+                producer.send_offsets_to_transaction(offsets, metadata, CALL_TIMEOUT_S)
+            ending = True
+            producer.commit_transaction(CALL_TIMEOUT_S)
+        except KafkaException as error:
+            self._producer = None
+            raise self._failure(error, ending=ending, member=snapshot is not None) from error
+
+    def initialised(self) -> None:
+        """Make sure that what was open is decided: returns when the cluster has ended it one way or the other.
+
+        Raises:
+            LogUnavailable: it cannot say yet.
+        """
+        if self._producer is None:
+            self._new_producer()
+
+    def abort(self) -> None:
+        self._open = False
+        self._sent = []
+
+    def close(self) -> None:
+        self.abort()
+        self._producer = None
+        if self._asker is not None:
+            self._asker.close()
+
+    # --- steps ------------------------------------------------------------------------------------------------------------
+
+    def _new_producer(self) -> Producer:
+        producer = Producer(self._connection.transactional_producer(self._id, self._max_record_bytes))
+        try:
+            producer.init_transactions(CALL_TIMEOUT_S)
+        except KafkaException as error:
+            said = error_of(error)
+            told = translated(said, "starting to write", where=self._id) if said is not None else None
+            raise told if isinstance(told, LogUnavailable) else LogUnavailable(f"starting to write: {error}", where=self._id) from error
+        self._producer = producer
+        return producer
+
+    def _produce(self, producer: Producer, record: Outgoing, partition: int) -> None:
+        while True:
+            try:
+                producer.produce(record.topic, record.value, record.key, partition=partition, headers=list(record.headers))
+                return
+            except BufferError:
+                producer.poll(0.01)  # the local queue is full: let it drain
+
+    def _failure(self, error: KafkaException, *, ending: bool, member: bool) -> MillstreamError:
+        said = error_of(error)
+        if said is None:
+            return LogUnavailable(f"committing results: {error}", where=self._id, indeterminate=True)
+        if said.code() in FENCED and not member:
+            # A writer without a group, such as the outbox relay: another process took its id over, and this one must stop.
+            self._fenced = True
+            return self._fence()
+        if said.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError.MSG_SIZE_TOO_LARGE):
+            for name in self._catalog.names():
+                self._catalog.forget(name)
+        code = "log_refused" if isinstance(told := translated(said, "committing results", where=self._id), LogUnavailable) and told.code == "log_refused" else "log_unavailable"  # fmt: skip
+        return LogUnavailable(told.message, code=code, where=self._id, mend=told.mend, indeterminate=ending)
+
+    def _fence(self) -> MillstreamError:
+        return translated(KafkaError(KafkaError._FENCED), "committing", where=self._id)
+
+    def _groupless(self, group: str) -> object:
+        """The metadata of a group without members: a client that never subscribed."""
+        if self._asker is None:
+            self._asker = KafkaClient(self._connection.reader(group))
+        return self._asker.consumer_group_metadata()

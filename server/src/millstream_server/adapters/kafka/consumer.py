@@ -1,0 +1,191 @@
+"""Reads the topics of a group as one of its members.
+
+Everything here runs on the thread that polls. Changes of assignment are told by librdkafka inside `poll`; at the start of each,
+and once a poll, a new snapshot {epoch of each partition, group metadata} is published, under which the committer sends offsets.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from confluent_kafka import Consumer as KafkaClient
+from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import TopicPartition as KafkaPartition
+
+from millstream_server.adapters.kafka.claims import Claims
+from millstream_server.adapters.kafka.errors import error_of, translated
+from millstream_server.adapters.kafka.reader import SLICE_S
+from millstream_server.adapters.kafka.records import records_of
+from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S, Config
+from millstream_server.core.errors import LogUnavailable
+from millstream_server.core.log import AssignmentListener, CommitPosition, Record, Snapshot, TopicPartition
+
+LOOK_S = 2.0
+"""How often a cluster that does not answer is asked whether it does again."""
+
+Bounds = Callable[[Sequence[TopicPartition]], tuple[list[int], list[int]]]
+
+
+class KafkaConsumer:
+    """`core.log.Consumer` on Kafka."""
+
+    def __init__(
+        self, config: Config, group: str, topics: Sequence[str], listener: AssignmentListener, claims: Claims | None, bounds: Bounds
+    ) -> None:
+        self._listener = listener
+        self._claims = claims
+        self._bounds = bounds
+        self._group = group
+        self._epoch = 0
+        self._epochs: dict[TopicPartition, int] = {}
+        self._snapshot = Snapshot({})
+        self._woken = threading.Event()
+        self._silent = threading.Event()
+        self._silence = ""
+        self._looked_s = 0.0
+        self._closed = False
+        self._client = KafkaClient(config | {"error_cb": self._on_error})
+        self._client.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+
+    def poll(self, max_records: int, wait_s: float) -> list[Record]:
+        """Also tells the listener of partitions that come and go.
+
+        Raises:
+            LogUnavailable: the cluster does not answer, or a claim could not be written; polling again goes on.
+        """
+        deadline_s = time.monotonic() + wait_s
+        while True:
+            left_s = deadline_s - time.monotonic()
+            records = self._take(max_records, max(0.0, min(SLICE_S, left_s)))
+            if records or left_s <= SLICE_S or self._woken.is_set():
+                break
+        self._woken.clear()
+        self._publish()
+        if not records:
+            self._complain()
+        return records
+
+    def _take(self, max_records: int, wait_s: float) -> list[Record]:
+        first = self._client.poll(wait_s)
+        if first is None:
+            return []
+        # A batch is never waited for: `consume` with a timeout would wait for its full number.
+        messages: list[Message] = [first]
+        if max_records > 1:
+            messages += self._client.consume(max_records - 1, 0)
+        self._silent.clear()
+        return records_of(messages)
+
+    def pause(self, partitions: Sequence[TopicPartition]) -> None:
+        owned = [KafkaPartition(of.topic, of.partition) for of in partitions if of in self._epochs]
+        if owned:
+            self._client.pause(owned)
+
+    def resume(self, partitions: Sequence[TopicPartition]) -> None:
+        owned = [KafkaPartition(of.topic, of.partition) for of in partitions if of in self._epochs]
+        if owned:
+            self._client.resume(owned)
+
+    def snapshot(self) -> Snapshot:
+        return self._snapshot
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def close(self) -> None:
+        """Leave the group; partitions are given up in order, inside this call."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._client.close()
+        finally:
+            self._epochs = {}
+            self._snapshot = Snapshot({})
+            if self._claims is not None:
+                self._claims.close()
+
+    # --- changes of assignment, inside `poll` and `close` -----------------------------------------------------------------
+
+    def _assigned(self, client: KafkaClient, assigned: list[KafkaPartition]) -> None:
+        self._publish()
+        partitions = [TopicPartition(p.topic, p.partition) for p in assigned]
+        positions = self._positions(partitions)
+        self._epoch += 1
+        self._epochs = self._epochs | dict.fromkeys(partitions, self._epoch)
+        client.incremental_assign([KafkaPartition(p.topic, p.partition, p.offset) for p in positions])
+        self._publish()
+        self._listener.on_assign(positions, self._epoch)
+
+    def _positions(self, partitions: Sequence[TopicPartition]) -> list[CommitPosition]:
+        if not partitions:
+            return []
+        if self._claims is not None:
+            return self._claims.take(partitions, self._client.consumer_group_metadata())
+        places = [KafkaPartition(of.topic, of.partition) for of in partitions]
+        try:
+            found = self._client.committed(places, timeout=CALL_TIMEOUT_S)
+        except KafkaException as error:
+            said = error_of(error)
+            raise translated(said, "reading positions", where=self._group) if said is not None else error from error
+        starts, _ = self._bounds(partitions)
+        return [
+            CommitPosition(of.topic, of.partition, p.offset if p.offset >= 0 else start, (p.metadata or "") if p.offset >= 0 else "")
+            for of, p, start in zip(partitions, found, starts, strict=True)
+        ]
+
+    def _revoked(self, client: KafkaClient, revoked: list[KafkaPartition]) -> None:
+        self._publish()
+        partitions = [TopicPartition(p.topic, p.partition) for p in revoked]
+        ended = self._listener.on_revoke(partitions)
+        if ended and self._claims is not None:
+            self._claims.release(partitions, client.consumer_group_metadata())
+        self._drop(client, partitions)
+
+    def _lost(self, client: KafkaClient, lost: list[KafkaPartition]) -> None:
+        partitions = [TopicPartition(p.topic, p.partition) for p in lost]
+        self._listener.on_lost(partitions)
+        self._drop(client, partitions)
+
+    def _drop(self, client: KafkaClient, partitions: Sequence[TopicPartition]) -> None:
+        owned = [of for of in partitions if of in self._epochs]
+        self._epochs = {of: epoch for of, epoch in self._epochs.items() if of not in set(owned)}
+        if owned:
+            client.incremental_unassign([KafkaPartition(of.topic, of.partition) for of in owned])
+        self._publish()
+
+    def _publish(self) -> None:
+        """Snapshots are replaced, never changed: the committer reads them from its own thread."""
+        if not self._closed:
+            self._snapshot = Snapshot(self._epochs, self._client.consumer_group_metadata())
+
+    # --- a cluster that does not answer -----------------------------------------------------------------------------------
+
+    def _on_error(self, error: KafkaError) -> None:
+        """Called inside `poll`. librdkafka goes on trying by itself; what it says here is for people."""
+        if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED):
+            told = translated(error, "talking to the cluster", where=self._group)
+            self._silence = told.message
+            self._silent.set()
+
+    def _complain(self) -> None:
+        """Raise while no broker answers, so that status shows it; ask now and then whether one does again.
+
+        Raises:
+            LogUnavailable
+        """
+        if not self._silent.is_set():
+            return
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= LOOK_S:
+            self._looked_s = now_s
+            try:
+                self._client.list_topics(timeout=0.5)
+            except KafkaException:
+                pass  # still silent, which is told below
+            else:
+                self._silent.clear()
+                return
+        raise LogUnavailable(self._silence)

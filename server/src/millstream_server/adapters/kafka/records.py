@@ -1,0 +1,56 @@
+"""Messages of confluent-kafka as records of the port."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from confluent_kafka import KafkaError, Message
+
+from millstream_server.adapters.kafka.errors import translated
+from millstream_server.core.log import Record
+
+
+def record_of(message: Message) -> Record:
+    headers: list[tuple[str, str | bytes | None]] | None = message.headers()  # type: ignore[assignment]
+    return Record(
+        message.topic() or "",
+        message.partition() or 0,
+        message.offset() or 0,
+        message.timestamp()[1],
+        _as_bytes(message.key()),
+        _as_bytes(message.value()),
+        tuple([(name, _as_bytes(content) or b"") for name, content in headers]) if headers else (),
+    )
+
+
+def records_of(messages: Sequence[Message]) -> list[Record]:
+    """The records among messages; what stands in for an error that the client mends by itself is left out.
+
+    Raises:
+        MillstreamError: an error that it does not mend.
+    """
+    found = []
+    for message in messages:
+        error = message.error()
+        if error is None:
+            found.append(record_of(message))
+        elif error.code() not in PASSING:
+            raise translated(error, "reading records", where=message.topic() or "")
+    return found
+
+
+PASSING = frozenset(
+    {
+        KafkaError._PARTITION_EOF,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._MAX_POLL_EXCEEDED,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._AUTO_OFFSET_RESET,
+    }
+)
+"""What librdkafka tells and goes on from: a broker that is away, a topic that is being made again, an end that was reached."""
+
+
+def _as_bytes(content: str | bytes | None) -> bytes | None:
+    return content.encode() if isinstance(content, str) else content
