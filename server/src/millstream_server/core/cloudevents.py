@@ -46,9 +46,13 @@ _ATTRIBUTES = (*_NEEDED, "time", "expirytime", "tenant", "replyto", "idempotency
 EVENT_HEADERS = frozenset(f"ce_{name}" for name in _ATTRIBUTES)
 """Any of these makes a record a binary event, or must agree with a structured one."""
 
-_HEADER_OF = {name: f"ce_{name}" for name in _ATTRIBUTES}
-_MEMBER_OF = {name: f"$.{name}" for name in _ATTRIBUTES}
 _ATTRIBUTE_OF = {"id": "id", "pipeline": "subject", "tenant": "tenant", "timeout_s": "expirytime", "idempotency_key": "idempotencykey"}
+_HEADER_OF = {name: f"ce_{name}" for name in _ATTRIBUTES}
+_HEADER_OF |= {field: _HEADER_OF[attribute] for field, attribute in _ATTRIBUTE_OF.items()}
+_MEMBER_OF = {name: f"$.{name}" for name in _ATTRIBUTES}
+_MEMBER_OF |= {field: _MEMBER_OF[attribute] for field, attribute in _ATTRIBUTE_OF.items()}
+"""Where each attribute, and each field of an envelope, stands in the two spellings."""
+
 _Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -192,7 +196,7 @@ def _from_attributes(attributes: Mapping[str, str], *, has_data: bool, paths: Ma
         _timeout_s(attributes, id, paths),
         attributes.get("idempotencykey", ""),
     )
-    check_envelope(envelope, {field: paths[attribute] for field, attribute in _ATTRIBUTE_OF.items()})
+    check_envelope(envelope, paths)
     return envelope
 
 
