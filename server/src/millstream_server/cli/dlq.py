@@ -186,20 +186,11 @@ def replay_record(letter: Letter) -> Outgoing:
     return Outgoing(INPUT, letter.record.value, letter.record.key, (*own, ("ms_replay_of", letter.origin.encode())))
 
 
-class _Named(msgspec.Struct, frozen=True):
-    id: str = ""
-    pipeline: str = ""
-
-
-_decode_named = msgspec.json.Decoder(_Named).decode
-
-
 def _letter(record: Record) -> Letter:
+    from millstream_server.core.request import named
+
     headers = {name: value.decode("utf-8", "backslashreplace") for name, value in record.headers}
-    try:
-        named = _decode_named(record.value or b"{}")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        named = _Named()  # undecodable: that is why it is here
+    id, pipeline = named(record.value, record.headers)  # empty where they cannot be read: that is why it is here
     origin = "/".join(headers.get(f"ms_origin_{part}", "?") for part in ("topic", "partition", "offset"))
     append_ms = headers.get("ms_append_ms", "")
     return Letter(
@@ -209,8 +200,8 @@ def _letter(record: Record) -> Letter:
         headers.get("ms_error_message", ""),
         headers.get("ms_attempt", "?"),
         int(append_ms) if append_ms.isdigit() else 0,
-        named.id,
-        named.pipeline,
+        id,
+        pipeline,
     )
 
 

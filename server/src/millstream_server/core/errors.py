@@ -38,8 +38,8 @@ CODES: dict[str, Code] = _codes(
     Code(
         "bad_request",
         "invalid",
-        "The record is JSON with an id, but not a request.",
-        "correct the value at the path; what a request is: millstream topics append --help",
+        "The record has an id that can be read, but is no request, or its headers contradict its value.",
+        "correct what stands at the path; what a request is: millstream topics append --help",
     ),
     Code(
         "unknown_pipeline",
@@ -160,7 +160,7 @@ CODES: dict[str, Code] = _codes(
     Code(
         "undecodable",
         "dead",
-        "The record is not JSON with a string id, so nobody can be answered; its bytes are on the dead-letter topic.",
+        "The record has no id that can be read, so nobody can be answered; its bytes are on the dead-letter topic.",
         "see it: millstream dlq list; mend the sender",
     ),
     # --- of the log ---

@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 import msgspec
 from millstream import wire
 
+from millstream_server.core.echo import answer_headers
 from millstream_server.core.errors import CODES, Invalid
 from millstream_server.core.log import OUTPUT, Outgoing, Record
 from millstream_server.core.logbook import Line
 from millstream_server.core.request import Origin
 from millstream_server.core.result import Durations, RecordRef, Result, ResultError, Status, decode_result, encode_result
-from millstream_server.core.retry import DELAYS_S, REPLAY_OF, Cause, dead_letter, next_try, replayed, retry_record
+from millstream_server.core.retry import DELAYS_S, Cause, dead_letter, next_try, replayed, retry_record
 from millstream_server.core.routing import Refusal
 from millstream_server.core.work import Work, held_bytes
 from millstream_server.node.committer import CommitterThread, Finish
@@ -317,7 +318,8 @@ class Answerer:
 
     def _record(self, work: Work, value: bytes) -> Outgoing:
         """Where a result goes: the reply topic if one was asked, else the output topic, the partition number of its request."""
-        headers = replay_headers(work) if work.headers else ()
+        origin = work.origin
+        headers = answer_headers(work.headers, work.value, work.id, origin.topic, origin.partition, origin.offset) if work.headers else ()
         if work.reply_to:
             return Outgoing(work.reply_to, value, work.id.encode(), headers)
         return Outgoing(OUTPUT, value, work.origin.key, headers, work.origin.partition)
@@ -400,11 +402,6 @@ class PoolEvents:
     def model_unusable(self, pool: Pool, key: str, version: int, code: str, reason: str) -> None: ...
 
     def route_anew(self, works: list[Work]) -> None: ...
-
-
-def replay_headers(work: Work) -> tuple[tuple[str, bytes], ...]:
-    """Carry into the result that its request is a replayed dead letter, so that a caller can tell the two answers apart."""
-    return tuple((k, v) for k, v in work.headers if k == REPLAY_OF)
 
 
 def unwritable(record: Outgoing, code: str) -> Outgoing:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from millstream_server.core.errors import Unavailable
 from millstream_server.core.ids import new_id
 from millstream_server.core.log import INPUT, Record, TopicPartition
-from millstream_server.core.request import BadRequest, decode_request, origin_of
+from millstream_server.core.request import BadRequest, decode_request, origin_of, reply_path
 from millstream_server.core.retry import replayed, retried_origin
 from millstream_server.core.routing import Catalog, Refusal, Route
 from millstream_server.core.run import NewRun, RunRequest
@@ -203,12 +203,13 @@ class Intake:
                 return None
         value = record.value or b""
         try:
-            envelope = decode_request(record.value)
+            envelope = decode_request(record.value, record.headers)
         except BadRequest as error:
             if not error.id:
                 self._answers.bury(record, epoch, origin, error.message)
                 return None
-            work = Work(error.id, "", "", b"", "", record.topic, record.partition, record.offset, origin, value, record.headers)
+            reply_to = error.reply_to if self._answers.may_reply_to(error.reply_to) else ""
+            work = Work(error.id, "", "", b"", reply_to, record.topic, record.partition, record.offset, origin, value, record.headers)
             work.size_bytes, work.epoch = held_bytes(record), epoch
             self._answers.refuse(work, Refusal("bad_request", error.message), error.path)
             return None
@@ -236,7 +237,7 @@ class Intake:
             self._answers.refuse(
                 work,
                 Refusal("reply_topic_not_allowed", f"reply_to names {envelope.reply_to!r}, which is not on the allow-list"),
-                "$.reply_to",
+                reply_path(record.headers),
             )
             return None
         if envelope.timeout_s:

@@ -17,6 +17,7 @@ import msgspec
 from millstream import wire
 
 from millstream_server.core.artifacts import Artifacts, Signer
+from millstream_server.core.echo import answer_headers
 from millstream_server.core.errors import MillstreamError, Unavailable
 from millstream_server.core.log import OUTPUT, Outgoing
 from millstream_server.core.model import (
@@ -31,7 +32,7 @@ from millstream_server.core.names import model_key
 from millstream_server.core.release import PipelineSpec, Release
 from millstream_server.core.request import Origin
 from millstream_server.core.result import Durations, RecordRef, Result, ResultError, Status, encode_result
-from millstream_server.core.retry import REPLAY_OF, dead_letter, replayed
+from millstream_server.core.retry import dead_letter, replayed
 from millstream_server.core.run import EXPIRED_MESSAGE, AttemptEnd, Run, RunRequest, RunStep
 from millstream_server.core.store import AnswerMaker, RunEnd, Store
 from millstream_server.node.answers import mend_of
@@ -96,7 +97,7 @@ def answer_maker(node: str, clock_ms: Callable[[], int]) -> AnswerMaker:
             run.run,
             replayed(request.headers),
         )
-        headers = tuple((k, v) for k, v in request.headers if k == REPLAY_OF)
+        headers = answer_headers(request.headers, request.value, request.request_id, request.topic, request.partition, request.offset)
         if request.reply_to:
             records = [Outgoing(request.reply_to, encode_result(result), request.request_id.encode(), headers)]
         else:
