@@ -60,7 +60,7 @@ wheels: setup ## build both distributions into dist/
 	cd sdk && ../$(BIN)/python -m hatchling build -t wheel -d ../dist
 	cd server && ../$(BIN)/python -m hatchling build -t wheel -d ../dist
 
-test: setup kafka-jars ## every test of the suite
+test: setup ## every test of the suite
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 clean: ## remove what builds and runs left in this folder

@@ -30,11 +30,14 @@ class Profile:
     Attributes:
         flags: of the JVM.
         properties: of the server, on top of those that every broker of ours has.
+        coordinators: whether a new broker has its topics of groups and transactions before it counts as ready. Otherwise the first
+            client makes them, and the retries of its coordinator cost it 1 to 3 s.
     """
 
     name: str
     flags: tuple[str, ...]
     properties: dict[str, str] = field(default_factory=dict)
+    coordinators: bool = False
 
 
 TEST = Profile(
@@ -49,6 +52,7 @@ TEST = Profile(
         # 8 MiB hold the keys of a test's compacted topics; the default takes 128 MiB of every broker's heap at its start.
         "log.cleaner.dedupe.buffer.size": str(8 * 1024 * 1024),
     },
+    coordinators=True,
 )
 """Starts fast, and looks after transactions and retention every second."""
 
@@ -56,16 +60,16 @@ LOAD = Profile("load", ("-Xms1g", "-Xmx1g"))
 """The JVM's own compiler and collector, and the broker's own intervals: for benchmarks, long attacks and `make kafka`."""
 
 
-def java() -> str:
-    """The `java` of JAVA_HOME, or the first on PATH.
+def program(name: str) -> str:
+    """`java` or another program of the JDK: that of JAVA_HOME, or the first on PATH.
 
     Raises:
         KafkaNotPrepared: there is none.
     """
     home = os.environ.get("JAVA_HOME")
-    found = shutil.which("java", path=str(Path(home) / "bin")) if home else shutil.which("java")
+    found = shutil.which(name, path=str(Path(home) / "bin")) if home else shutil.which(name)
     if found is None:
-        raise KafkaNotPrepared(f"no java in {home}/bin, which JAVA_HOME names" if home else "no java on PATH")
+        raise KafkaNotPrepared(f"no {name} in {home}/bin, which JAVA_HOME names" if home else f"no {name} on PATH")
     return found
 
 
@@ -88,7 +92,7 @@ def command(main: str, *arguments: str, flags: tuple[str, ...] = ()) -> list[str
         KafkaNotPrepared: Java or the jars are missing.
     """
     shared = (f"-XX:SharedArchiveFile={ARCHIVE}",) if ARCHIVE.exists() else ()
-    return [java(), *flags, *shared, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", class_path(), main, *arguments]
+    return [program("java"), *flags, *shared, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", class_path(), main, *arguments]
 
 
 def what_the_archive_fits() -> str:
@@ -97,6 +101,6 @@ def what_the_archive_fits() -> str:
     Raises:
         KafkaNotPrepared: Java or the jars are missing.
     """
-    said = subprocess.run([java(), "-version"], capture_output=True, text=True, timeout=60, check=True)
+    said = subprocess.run([program("java"), "-version"], capture_output=True, text=True, timeout=60, check=True)
     sizes = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sorted(LIBS.glob("*.jar"))]
     return "\n".join([said.stderr.strip(), class_path(), *sizes, ""])

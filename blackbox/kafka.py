@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._metadata import ClusterMetadata
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin._metadata import ClusterMetadata, PartitionMetadata
 
 from blackbox import java
 from blackbox.java import LOAD, TEST, Profile
@@ -83,13 +83,13 @@ class Broker:
         voters: Mapping[int, int] | None = None,
         outlives_caller: bool = False,
     ) -> None:
-        self.folder = folder
+        self.folder = folder.resolve()
         self.profile = profile
         self.properties = dict(properties or {})
         self.ports = ports or Ports.free()[0]
         self.advertised = advertised
         self.node_id = node_id
-        self.log = folder / "log"
+        self.log = self.folder / "log"
         self._voters = dict(voters or {node_id: self.ports.controller})
         self._outlives_caller = outlives_caller
         self._process: subprocess.Popen[bytes] | None = None
@@ -116,11 +116,17 @@ class Broker:
         """
         began = time.monotonic()
         self.launch()
-        self.wait_ready(timeout_s)
+        try:
+            self.wait_ready(timeout_s)
+            if self.profile.coordinators:
+                self.make_coordinators()
+        except BaseException:
+            self.kill()
+            raise
         return time.monotonic() - began
 
     def launch(self) -> None:
-        """Start its process without waiting for it.
+        """Start its process without waiting for it: for clusters, whose members wait for each other.
 
         Raises:
             KafkaNotPrepared: Java or the jars are missing.
@@ -139,10 +145,11 @@ class Broker:
     def _spawn(self, argv: list[str]) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             # A session of its own: Ctrl-C in the terminal is for the caller, who then ends his brokers.
-            return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            # Its folder is where a JVM that crashes leaves its report.
+            return subprocess.Popen(argv, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S, members: int = 1) -> None:
-        """Wait until it takes clients, counts itself and `members` brokers in all as alive, and each partition has a leader.
+        """Wait until it takes clients, counts itself and `members` brokers in all as alive, and what it could lead has a leader.
 
         Raises:
             BrokerFailed: it ended, or this was not so in time.
@@ -151,10 +158,10 @@ class Broker:
         self._wait(lambda: _listens(self.ports.internal) and _listens(self.ports.client), deadline, "does not listen")
 
         def complete(seen: ClusterMetadata) -> bool:
-            led = all(partition.leader >= 0 for topic in seen.topics.values() for partition in topic.partitions.values())
+            led = all(partition.leader >= 0 for partition in _partitions(seen) if self.node_id in partition.isrs)
             return self.node_id in seen.brokers and len(seen.brokers) >= members and led
 
-        self._wait_metadata(complete, deadline, f"does not know of {members} living brokers and a leader for each partition")
+        self._wait_metadata(complete, deadline, f"does not know of {members} living brokers and a leader for each of its partitions")
 
     def wait_in_sync(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until every replica of every partition is in sync, as this broker sees it.
@@ -164,10 +171,44 @@ class Broker:
         """
 
         def in_sync(seen: ClusterMetadata) -> bool:
-            partitions = [partition for topic in seen.topics.values() for partition in topic.partitions.values()]
-            return all(partition.leader >= 0 and set(partition.isrs) == set(partition.replicas) for partition in partitions)
+            return all(partition.leader >= 0 and set(partition.isrs) == set(partition.replicas) for partition in _partitions(seen))
 
         self._wait_metadata(in_sync, time.monotonic() + timeout_s, "sees replicas that are not in sync")
+
+    def make_coordinators(self) -> None:
+        """Make the topics that keep groups and transactions, as the broker itself would when the first client asks. Twice does no harm.
+
+        Raises:
+            KafkaException: the broker refused it.
+        """
+        settings = self._settings()
+        # Source: GroupCoordinatorService.groupMetadataTopicConfigs and TransactionStateManager.transactionTopicConfigs of Kafka 4.3.
+        common = {"cleanup.policy": "compact", "segment.bytes": str(100 * 1024 * 1024)}
+        offsets = {**common, "compression.type": "producer"}
+        transactions = {**common, "compression.type": "uncompressed", "unclean.leader.election.enable": "false"}
+        transactions["min.insync.replicas"] = settings["transaction.state.log.min.isr"]
+        admin = self._admin()
+        made = admin.create_topics(
+            [
+                NewTopic(
+                    name,
+                    num_partitions=int(settings[f"{prefix}.num.partitions"]),
+                    replication_factor=int(settings[f"{prefix}.replication.factor"]),
+                    config=config,
+                )
+                for name, prefix, config in (
+                    ("__consumer_offsets", "offsets.topic", offsets),
+                    ("__transaction_state", "transaction.state.log", transactions),
+                )
+            ],
+            operation_timeout=10,
+        )
+        for answer in made.values():
+            try:
+                answer.result()
+            except KafkaException as refused:
+                if refused.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
 
     def stop(self, timeout_s: float = 30.0) -> int:
         """SIGTERM, and wait for an orderly end; SIGKILL after the timeout. Returns the exit code (143 is the orderly one).
@@ -282,7 +323,7 @@ class Broker:
             time.sleep(0.01)
 
     def _wait_metadata(self, condition: Callable[[ClusterMetadata], bool], deadline: float, fault: str) -> None:
-        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{self.ports.internal}", "log_level": 0})
+        admin = self._admin()
 
         def holds() -> bool:
             try:
@@ -291,6 +332,9 @@ class Broker:
                 return False  # not answered yet; the deadline is kept by `_wait`
 
         self._wait(holds, deadline, fault)
+
+    def _admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": f"127.0.0.1:{self.ports.internal}", "log_level": 0})
 
 
 class Cluster:
@@ -304,6 +348,7 @@ class Cluster:
     """
 
     def __init__(self, folder: Path, *, profile: Profile = TEST, properties: Mapping[str, str] | None = None, size: int = 3) -> None:
+        self.profile = profile
         ports = dict(enumerate(Ports.free(size), 1))
         voters = {node_id: port.controller for node_id, port in ports.items()}
         # A dead member's partitions move after this time; the default of 9 s leaves less room within a promise of 12 s.
@@ -326,10 +371,16 @@ class Cluster:
             BrokerFailed: one ended or did not answer in time.
         """
         began = time.monotonic()
-        for broker in self.brokers:
-            broker.launch()
-        for broker in self.brokers:
-            broker.wait_ready(timeout_s, members=len(self.brokers))
+        try:
+            for broker in self.brokers:
+                broker.launch()
+            for broker in self.brokers:
+                broker.wait_ready(timeout_s, members=len(self.brokers))
+            if self.profile.coordinators:
+                self.brokers[0].make_coordinators()
+        except BaseException:
+            self.stop()
+            raise
         return time.monotonic() - began
 
     def wait_in_sync(self, timeout_s: float = START_TIMEOUT_S) -> None:
@@ -353,6 +404,10 @@ class Cluster:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
+
+
+def _partitions(seen: ClusterMetadata) -> list[PartitionMetadata]:
+    return [partition for topic in seen.topics.values() for partition in topic.partitions.values()]
 
 
 def _listens(port: int) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from blackbox import java
 from blackbox.kafka import LOAD, TEST, Broker, BrokerFailed, Ports
-from blackbox.ports import free_ports
+from blackbox.ports import free, free_ports
 from blackbox.processes import command_line, process
 
 DATA = java.KAFKA_HOME / "data"
@@ -109,14 +109,11 @@ def start(data: Path, port: int) -> None:
     if running is not None:
         _tell(f"Kafka runs already, pid {running['pid']}\n{_how_to_use(str(running['bootstrap']))}")
         return
-    internal, controller = free_ports(2)
-    broker = Broker(data, profile=LOAD, ports=Ports(port, *_kept_ports(data, internal, controller)), outlives_caller=True)
-    try:
-        took_s = broker.start()
-    except BaseException:
-        broker.kill()
-        raise
-    said = {"pid": broker.pid, "bootstrap": broker.bootstrap, "ports": [broker.ports.internal, broker.ports.controller]}
+    if not free(port):
+        raise BrokerFailed(f"port {port} is taken by another program; run: make kafka PORT={free_ports(1)[0]}")
+    broker = Broker(data, profile=LOAD, ports=Ports(port, *free_ports(2)), outlives_caller=True)
+    took_s = broker.start()
+    said = {"pid": broker.pid, "bootstrap": broker.bootstrap}
     (data / "running.json").write_text(json.dumps(said))
     _tell(f"Kafka answers after {took_s:.1f} s, pid {broker.pid}; data and log in {data}\n{_how_to_use(broker.bootstrap)}")
 
@@ -131,7 +128,7 @@ def stop(data: Path) -> None:
     _tell(f"stopping Kafka, pid {pid}; its data stay in {data} (make kafka-clean removes them)")
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + 60
-    while process(pid) is not None:
+    while (seen := process(pid)) is not None and seen.state != "Z":  # one that has ended may wait for its parent to notice
         if time.monotonic() > deadline:
             raise BrokerFailed(f"Kafka, pid {pid}, did not end within 60 s of SIGTERM; run: kill -9 {pid}")
         time.sleep(0.05)
@@ -153,15 +150,6 @@ def _running(data: Path) -> dict[str, object] | None:
         return None
     # The pid may be somebody else's by now.
     return said if str(data / "server.properties") in command_line(int(str(said["pid"]))) else None
-
-
-def _kept_ports(data: Path, internal: int, controller: int) -> tuple[int, int]:
-    """The ports of its last run: the quorum's membership names the controller's."""
-    try:
-        said = json.loads((data / "running.json").read_text())
-    except FileNotFoundError:
-        return internal, controller
-    return int(said["ports"][0]), int(said["ports"][1])
 
 
 def _tell(text: str) -> None:

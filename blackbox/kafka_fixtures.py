@@ -5,6 +5,7 @@ Where Java or the jars are missing the tests that need them fail, and say what t
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -62,6 +63,12 @@ def kafka_bootstrap(pytestconfig: pytest.Config) -> str:
         return named
     folder, leader = pytestconfig.stash[_RUN]
     return kafka_keeper.shared_bootstrap(Path(folder), leader)
+
+
+@pytest.fixture(scope="session")
+def kafka_settings(kafka_bootstrap: str) -> dict[str, str]:
+    """librdkafka settings that reach that broker or cluster: its address, and what KAFKA_OPTIONS (a JSON object) adds."""
+    return {"bootstrap.servers": kafka_bootstrap, **json.loads(os.environ.get("KAFKA_OPTIONS") or "{}")}
 
 
 @pytest.fixture

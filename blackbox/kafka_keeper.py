@@ -14,7 +14,6 @@ import select
 import signal
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 from types import FrameType
 
@@ -50,9 +49,11 @@ def end_shared(folder: Path) -> None:
         watched = os.pidfd_open(keeper)
     except (FileNotFoundError, ProcessLookupError):
         return  # never started, or ended already
-    with os.fdopen(watched, "rb", closefd=True):
+    try:
         signal.pidfd_send_signal(watched, signal.SIGTERM)
         select.select([watched], [], [], 30)
+    finally:
+        os.close(watched)
 
 
 def main() -> int:
@@ -85,8 +86,8 @@ def _keep(folder: Path, owner_pid: int, said: int) -> None:
         try:
             owner = os.pidfd_open(owner_pid)
             broker.start()
-        except BaseException:
-            words.write(traceback.format_exc())
+        except BaseException as failed:
+            words.write(f"{type(failed).__name__}: {failed}")
             broker.kill()
             return
         words.write(json.dumps({"bootstrap": broker.bootstrap, "pid": broker.pid, "keeper": os.getpid()}))

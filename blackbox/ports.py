@@ -34,3 +34,15 @@ def free_ports(count: int) -> list[int]:
             if len(ports) == count:
                 return ports
     raise OSError(f"no {count} free ports between {low} and {low + _WIDTH}")
+
+
+def free(port: int) -> bool:
+    """Whether a server could listen on this port of 127.0.0.1."""
+    with socket.socket() as asking:
+        # As servers do: connections of an earlier one that are only waiting to be forgotten are no hindrance.
+        asking.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            asking.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
