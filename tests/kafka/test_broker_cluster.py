@@ -1,0 +1,52 @@
+"""Three brokers of one test: any one may die, and nothing that was acknowledged is lost."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from plain_client import append, broker_config, make_topic, read
+
+from blackbox.kafka import Cluster
+
+pytestmark = pytest.mark.xdist_group("own brokers")
+
+
+def test_a_cluster_survives_the_death_of_one(kafka_cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """The leader is killed: the other two take records on, and it catches up when it comes back."""
+    settings = {"bootstrap.servers": kafka_cluster.bootstrap}
+    make_topic(settings, "kept", partitions=3)
+    append(settings, "kept", ["before"])
+    leader = AdminClient(settings).list_topics("kept", timeout=10).topics["kept"].partitions[0].leader
+    broker = kafka_cluster.brokers[leader - 1]
+
+    broker.kill()
+    began = time.monotonic()
+    append(settings, "kept", ["meanwhile"])
+    pause_s = time.monotonic() - began
+    while_dead = read(settings, "kept", 2)
+    broker.start()
+    kafka_cluster.wait_in_sync()
+
+    with capsys.disabled():
+        print(f"\na dead leader's partition takes records again after {pause_s:.1f} s")
+    assert while_dead == ["before", "meanwhile"]
+    assert read({"bootstrap.servers": broker.bootstrap}, "kept", 2) == while_dead
+    assert pause_s < 20
+
+
+def test_a_cluster_keeps_three_copies_and_acknowledges_two(kafka_cluster: Cluster) -> None:
+    """Topics for which nobody asks otherwise, and those of the brokers themselves."""
+    settings = {"bootstrap.servers": kafka_cluster.bootstrap}
+    make_topic(settings, "plain")
+
+    told = broker_config(settings)
+    topics = AdminClient(settings).list_topics(timeout=10).topics
+
+    assert (told["min.insync.replicas"], told["broker.session.timeout.ms"]) == ("2", "6000")
+    assert {name: len(topic.partitions[0].replicas) for name, topic in topics.items()} == {
+        "plain": 3,
+        "__consumer_offsets": 3,
+        "__transaction_state": 3,
+    }
