@@ -7,8 +7,9 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from millstream_server.core.echo import answer_headers
-from millstream_server.core.log import Headers
+from millstream_server.core.echo import answer_headers, answer_record
+from millstream_server.core.log import OUTPUT, Headers, Outgoing
+from millstream_server.core.request import Origin
 
 BINARY: Headers = (("ce_specversion", b"1.0"), ("ce_id", b"a-1"), ("ce_type", b"t"), ("ce_source", b"/s"), ("ce_subject", b"detect"))
 STRUCTURED: Headers = (("content-type", b"application/cloudevents+json"),)
@@ -66,6 +67,33 @@ def test_what_is_too_long_does_not_come_back() -> None:
 
     assert answer((("traceparent", b"t" * 1025),)) == {}
     assert answer(STRUCTURED, value)["ce_correlationid"] == b"a-1"
+
+
+def record(reply_to: str, headers: Headers) -> Outgoing:
+    origin = Origin("ml.pipeline.input", 3, 41, 1000, b"acme")
+    return answer_record(b"{}", id="a-1", reply_to=reply_to, origin=origin, value=b"{}", headers=headers)
+
+
+def test_an_answer_stands_on_the_output_topic_under_the_key_and_partition_of_its_request() -> None:
+    """So a caller that knows where its request lies knows where to read."""
+    assert record("", ()) == Outgoing(OUTPUT, b"{}", b"acme", (), 3)
+
+
+@pytest.mark.parametrize(
+    ("headers", "partition"),
+    [
+        ((), None),
+        ((("kafka_replyPartition", b"\x00\x00\x00\x07"),), 7),
+        ((("kafka_replyPartition", b"7"),), 7),
+        ((("kafka_replyPartition", b"1234"),), 1234),
+        ((("kafka_replyPartition", b"\xff\xff\xff\xff"),), None),
+    ],
+)
+def test_an_answer_on_a_reply_topic_has_the_requests_id_as_key_and_the_partition_that_was_asked_for(
+    headers: Headers, partition: int | None
+) -> None:
+    """Without one the key decides; Spring's is an int of Java, that of others digits."""
+    assert record("ml.reply.a", headers) == Outgoing("ml.reply.a", b"{}", b"a-1", (), partition)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["traceparent", "kafka_correlationId", "ce_id", "content-type", "x"]), st.binary(max_size=9))))

@@ -1,4 +1,4 @@
-"""What of a request's headers comes back with its answer, so that callers and their tools match the two.
+"""Where an answer goes, and what of its request's headers comes back with it, so that callers and their tools match the two.
 
 Trace context and correlations are echoed unchanged, once each; a CloudEvent, in either spelling, is answered by a CloudEvent in
 binary mode, whose value is the result as everybody gets it. Used for answers of pipelines and of runs alike.
@@ -7,13 +7,27 @@ binary mode, whose value is the result as everybody gets it. Used for answers of
 from __future__ import annotations
 
 from millstream_server.core.cloudevents import CONTENT_TYPE, EVENT_HEADERS, MEDIA_TYPE, RESULT_TYPE, SPECVERSION, read_event
-from millstream_server.core.log import Headers
-from millstream_server.core.request import CORRELATIONS, MAX_CORRELATION_BYTES
+from millstream_server.core.log import OUTPUT, Headers, Outgoing
+from millstream_server.core.request import CORRELATIONS, MAX_CORRELATION_BYTES, Origin, reply_partition
 from millstream_server.core.retry import REPLAY_OF
 
 RESULT_SOURCE = "/millstream"
 _CORRELATION = "ce_correlationid"
 _ECHOED = frozenset({REPLAY_OF, "traceparent", "tracestate", *CORRELATIONS})
+
+
+def answer_record(result: bytes, *, id: str, reply_to: str, origin: Origin, value: bytes, headers: Headers) -> Outgoing:
+    """The record of a result: on the reply topic if one was asked for, else on the output topic, on the partition of its request.
+
+    Args:
+        result: as it is encoded.
+        id, reply_to, origin: of the request.
+        value, headers: of the request's record.
+    """
+    said = answer_headers(headers, value, id, origin.topic, origin.partition, origin.offset) if headers else ()
+    if reply_to:
+        return Outgoing(reply_to, result, id.encode(), said, reply_partition(headers) if headers else None)
+    return Outgoing(OUTPUT, result, origin.key, said, origin.partition)
 
 
 def answer_headers(headers: Headers, value: bytes, id: str, topic: str, partition: int, offset: int) -> Headers:

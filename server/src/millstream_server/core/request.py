@@ -37,7 +37,7 @@ from millstream_server.core.envelope import (
 )
 from millstream_server.core.log import Headers, Record
 
-__all__ = ["BadRequest", "Envelope", "Origin", "decode_request", "named", "origin_of", "reply_path", "split_path"]
+__all__ = ["BadRequest", "Envelope", "Origin", "decode_request", "named", "origin_of", "reply_partition", "reply_path", "split_path"]
 
 MAX_CORRELATION_BYTES = 1024
 """Longest correlation that is echoed; it stands in the headers of a result, which must fit where the request did."""
@@ -109,6 +109,11 @@ def reply_path(headers: Headers) -> str:
     return "ce_replyto" if is_binary(said.found) else "$.reply_to"
 
 
+def reply_partition(headers: Headers) -> int | None:
+    """The partition of the reply topic that is asked for: Spring's containers that are assigned one by hand send it along."""
+    return next((_partition(value) for name, value in headers if name == REPLY_PARTITION), None)
+
+
 def _decode_plain(value: bytes | None) -> Envelope:
     if value is None:
         raise BadRequest("the record is a tombstone, it has no value")
@@ -139,7 +144,8 @@ def _read_headers(headers: Headers) -> _Said | None:
                 fault = fault or (name, f"{name} has {len(value):,} bytes, at most {MAX_CORRELATION_BYTES:,} are echoed")
             continue
         if name == REPLY_PARTITION:
-            fault = fault or (name, f"{name} cannot be asked for, a result goes to the partition of its key, the id: read all partitions")
+            if _partition(value) is None:
+                fault = fault or (name, f"{name} is no partition: 4 bytes, big-endian, or decimal digits")
             continue
         try:
             text = value.decode()
@@ -148,6 +154,14 @@ def _read_headers(headers: Headers) -> _Said | None:
         if found.setdefault(name, text) != text:
             found[name], fault = "", fault or (name, f"the header {name} stands twice and says two things")
     return _Said(found, fault) if found or fault else None
+
+
+def _partition(value: bytes) -> int | None:
+    """Java sends an int, others digits. Four digits are no int: it would be a partition beyond 800 million."""
+    if value.isdigit() and len(value) < 10:
+        return int(value)
+    number = int.from_bytes(value, "big", signed=True) if len(value) == 4 else -1
+    return number if number >= 0 else None
 
 
 def _decode_as_said(value: bytes | None, said: _Said) -> Envelope:

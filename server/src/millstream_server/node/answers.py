@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 from millstream import wire
 
-from millstream_server.core.echo import answer_headers
+from millstream_server.core.echo import answer_record
 from millstream_server.core.errors import CODES, Invalid
 from millstream_server.core.log import OUTPUT, Outgoing, Record
 from millstream_server.core.logbook import Line
@@ -318,11 +318,7 @@ class Answerer:
 
     def _record(self, work: Work, value: bytes) -> Outgoing:
         """Where a result goes: the reply topic if one was asked, else the output topic, the partition number of its request."""
-        origin = work.origin
-        headers = answer_headers(work.headers, work.value, work.id, origin.topic, origin.partition, origin.offset) if work.headers else ()
-        if work.reply_to:
-            return Outgoing(work.reply_to, value, work.id.encode(), headers)
-        return Outgoing(OUTPUT, value, work.origin.key, headers, work.origin.partition)
+        return answer_record(value, id=work.id, reply_to=work.reply_to, origin=work.origin, value=work.value, headers=work.headers)
 
     def _finish(self, work: Work, records: tuple[Outgoing, ...], build_id: str = "") -> Finish:
         return Finish(

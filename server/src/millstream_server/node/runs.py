@@ -17,9 +17,9 @@ import msgspec
 from millstream import wire
 
 from millstream_server.core.artifacts import Artifacts, Signer
-from millstream_server.core.echo import answer_headers
+from millstream_server.core.echo import answer_record
 from millstream_server.core.errors import MillstreamError, Unavailable
-from millstream_server.core.log import OUTPUT, Outgoing
+from millstream_server.core.log import Outgoing
 from millstream_server.core.model import (
     ArtifactManifest,
     ModelState,
@@ -97,13 +97,18 @@ def answer_maker(node: str, clock_ms: Callable[[], int]) -> AnswerMaker:
             run.run,
             replayed(request.headers),
         )
-        headers = answer_headers(request.headers, request.value, request.request_id, request.topic, request.partition, request.offset)
-        if request.reply_to:
-            records = [Outgoing(request.reply_to, encode_result(result), request.request_id.encode(), headers)]
-        else:
-            records = [Outgoing(OUTPUT, encode_result(result), request.key, headers, request.partition)]
+        origin = Origin(request.topic, request.partition, request.offset, request.append_ms, request.key)
+        records = [
+            answer_record(
+                encode_result(result),
+                id=request.request_id,
+                reply_to=request.reply_to,
+                origin=origin,
+                value=request.value,
+                headers=request.headers,
+            )
+        ]
         if status == "dead":
-            origin = Origin(request.topic, request.partition, request.offset, request.append_ms, request.key)
             records.append(
                 dead_letter(
                     value=request.value,
