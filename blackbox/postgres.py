@@ -85,6 +85,7 @@ class Postgres:
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
+        self._has_user = False
         self._initialise()
 
     def __enter__(self) -> Postgres:
@@ -215,8 +216,10 @@ class Postgres:
         said = ""
         while process.poll() is None and time.monotonic() < deadline_s:
             try:
-                if not self.execute(f"SELECT 1 FROM pg_roles WHERE rolname = '{USER}'"):
+                if not self._has_user:
                     self.execute(f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'")
+                    self._has_user = True
+                self.execute("SELECT 1")
                 return
             except psycopg.OperationalError as error:  # not there yet, or recovering
                 said = str(error)

@@ -1,17 +1,29 @@
-"""Opens the store that the contract is about; a further database is one more kind, and a line in `store_cases.empty_database`."""
+"""Opens the store that the contract is about, over every kind of database; a further kind is one more of `KINDS` and its `databases`."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from millstream_server.adapters.sql import SqlStore
-from millstream_server.core.store import Store
-from store_cases import empty_database
+
+from blackbox.postgres import Postgres
+
+KINDS = ("sqlite", "postgresql")
+
+MakeDatabase = Callable[[], str]
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """The PostgreSQL server of this test process; a test that stops it starts it again."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=KINDS)
 def store_kind(request: pytest.FixtureRequest) -> str:
     """The kinds of database through which every test of the contract goes."""
     kind: str = request.param
@@ -19,17 +31,36 @@ def store_kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def store_url(store_kind: str, tmp_path: Path) -> str:
-    """The address of an empty database, one for each test."""
-    return empty_database(store_kind, tmp_path)
+def make_database(store_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeDatabase]:
+    """Makes an empty database at each call, and returns its address."""
+    if store_kind == "sqlite":
+        numbers = itertools.count()
+        yield lambda: f"sqlite:///{tmp_path}/store-{next(numbers)}.sqlite"
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(server.create_database())
+        return made[-1]
+
+    yield make
+    for url in made:
+        server.drop_database(url)
 
 
 @pytest.fixture
-def make_store(store_url: str) -> Iterator[Callable[[], Store]]:
-    """Opens the test's store, as often as a test wants: each call is what another process would see."""
-    opened: list[Store] = []
+def store_url(make_database: MakeDatabase) -> str:
+    """The address of an empty database, one for each test."""
+    return make_database()
 
-    def make() -> Store:
+
+@pytest.fixture
+def make_store(store_url: str) -> Iterator[Callable[[], SqlStore]]:
+    """Opens the test's store, as often as a test wants: each call is what another process would see."""
+    opened: list[SqlStore] = []
+
+    def make() -> SqlStore:
         opened.append(SqlStore.open(store_url, create=True))
         return opened[-1]
 
@@ -39,5 +70,5 @@ def make_store(store_url: str) -> Iterator[Callable[[], Store]]:
 
 
 @pytest.fixture
-def store(make_store: Callable[[], Store]) -> Store:
+def store(make_store: Callable[[], SqlStore]) -> SqlStore:
     return make_store()

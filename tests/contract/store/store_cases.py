@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from millstream_server.core.log import Outgoing
 from millstream_server.core.model import ModelState, ModelVersion, SignedArtifact, add_version
@@ -18,15 +17,6 @@ BUILDS = {"anomaly": ("1.0.0", "1.0.0+abc", "3.11", "10c4")}
 """What a node of these tests can run."""
 
 LEASE_S = 10.0
-
-
-def empty_database(kind: str, folder: Path) -> str:
-    """The address of an empty database; `folder` is a new one."""
-    match kind:
-        case "sqlite":
-            return f"sqlite:///{folder / 'store.sqlite'}"
-        case other:
-            raise ValueError(f"no database of kind {other} is started by these tests")
 
 
 def new_run(run: str, *, key: str = "", params: bytes = b'{"source":"a.csv"}', tenant: str = "acme", **other: object) -> NewRun:

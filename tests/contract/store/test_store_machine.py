@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,7 +15,7 @@ from millstream_server.core.errors import Invalid
 from millstream_server.core.model import ModelState
 from millstream_server.core.run import ENDED, AttemptEnd
 from millstream_server.core.store import RunEnd, Store
-from store_cases import LEASE_S, answered, answers, claim, empty_database, submit, trained
+from store_cases import LEASE_S, answered, answers, claim, submit, trained
 
 ENDS: tuple[AttemptEnd, ...] = ("succeeded", "failed", "crashed", "timed_out", "cancelled", "lost")
 LEASE_MS = round(LEASE_S * 1000)
@@ -210,17 +208,16 @@ class Histories(RuleBasedStateMachine):
         return trained(state, stored)
 
 
-def test_random_histories_end_as_the_model_says(store_kind: str) -> None:
+def test_random_histories_end_as_the_model_says(make_database: Callable[[], str]) -> None:
     """Whatever is submitted, claimed, renewed, ended and cancelled in whatever order, the store does what its port says."""
 
     def fresh() -> Iterator[Store]:
-        with tempfile.TemporaryDirectory() as folder:
-            store = SqlStore.open(empty_database(store_kind, Path(folder)), create=True)
-            try:
-                yield store
-            finally:
-                store.close()
+        store = SqlStore.open(make_database(), create=True)
+        try:
+            yield store
+        finally:
+            store.close()
 
-    machine = type("HistoriesOf" + store_kind, (Histories,), {"fresh": staticmethod(fresh)})
+    machine = type("HistoriesOfOneStore", (Histories,), {"fresh": staticmethod(fresh)})
     quick = settings(max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     run_state_machine_as_test(machine, settings=quick)

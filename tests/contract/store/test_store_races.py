@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from multiprocessing.context import ForkServerProcess
+from collections.abc import Callable
 
 import store_children
 from millstream_server.core.log import MODELS, RELEASES, Outgoing
-from millstream_server.core.run import Run, RunRequest
+from millstream_server.core.run import ENDED, Run, RunRequest
 from millstream_server.core.store import OutboxRow, RunEnd, Store
-from store_cases import ANSWERS, LEASE_S, answered, answers, running, submit
-from store_children import processes
+from store_cases import ANSWERS, LEASE_S, answered, answers, claim, running, submit
+from store_children import processes, started
 
 ROUNDS = 20
 LIVES = 30
 
 MakeStore = Callable[[], Store]
-
-
-@contextmanager
-def started(*children: ForkServerProcess) -> Iterator[None]:
-    """Run processes while a test looks at the store; they have ended in order, or are killed, when the block ends."""
-    for child in children:
-        child.start()
-    try:
-        yield
-        for child in children:
-            child.join(60)
-            assert child.exitcode == 0
-    finally:
-        for child in children:
-            child.kill()
-            child.join()
-            child.close()
 
 
 def test_of_two_processes_that_claim_a_run_one_gets_it(make_store: MakeStore, store_url: str) -> None:
@@ -145,6 +126,103 @@ def test_outbox_numbers_are_in_the_order_of_commits(make_store: MakeStore, store
         assert [f'"revision":{number},'.encode() in (record.value or b"") for number, record in enumerate(mine, 1)] == [True] * 20
         models = [row.record for row in rows if row.record.topic == MODELS and row.record.key == f"{name}.anomaly".encode()]
         assert [f'"revision":{number},'.encode() in (record.value or b"") for number, record in enumerate(models, 1)] == [True] * 4
+
+
+def test_of_two_processes_that_take_a_lapsed_lease_one_gets_it(make_store: MakeStore, store_url: str) -> None:
+    """However close two nodes come, a lease has one owner."""
+    make_store()
+    barrier = processes.Barrier(2)
+    pipes = [processes.Pipe(duplex=False) for _ in range(2)]
+    nodes = [
+        processes.Process(target=store_children.take_lease_in_step, args=(store_url, f"n{number}", ROUNDS, barrier, told))
+        for number, (_, told) in enumerate(pipes)
+    ]
+
+    with started(*nodes):
+        for _ in range(ROUNDS):
+            assert sorted(heard.recv() for heard, _ in pipes) == [False, True]
+
+
+def test_processes_that_submit_one_record_make_one_run_and_owe_one_answer(make_store: MakeStore, store_url: str) -> None:
+    """A partition may have two owners for a moment; what both submit is one run that one record asked for."""
+    store = make_store()
+    barrier = processes.Barrier(2)
+    pipes = [processes.Pipe(duplex=False) for _ in range(2)]
+    nodes = [
+        processes.Process(target=store_children.submit_same_record_in_step, args=(store_url, str(number), ROUNDS, barrier, told))
+        for number, (_, told) in enumerate(pipes)
+    ]
+
+    with started(*nodes):
+        for number in range(ROUNDS):
+            (run,) = {heard.recv() for heard, _ in pipes}
+            assert [request.offset for request in store.run_requests(run)] == [number]
+
+    assert store.count_runs()["QUEUED"] == ROUNDS
+
+
+def test_a_run_ends_or_is_taken_over_but_not_both(make_store: MakeStore, store_url: str) -> None:
+    """However close the end of a slow attempt and its take-over come, one of them is refused."""
+    store = make_store()
+    barrier = processes.Barrier(2)
+    heard, told = processes.Pipe(duplex=False)
+    lapsed_ms = 2_000 + round(LEASE_S * 1000)
+
+    with started(processes.Process(target=store_children.end_in_step, args=(store_url, ROUNDS, barrier, told))):
+        for number in range(ROUNDS):
+            running(store, f"r{number}", number, node="n1")
+            barrier.wait(30)
+            taken = claim(store, "n2", lapsed_ms)
+            assert (heard.recv(), taken and taken.attempt) in [("FAILED", None), (None, 2)]
+            if taken is not None:
+                assert store.end_attempt(taken.run, 2, RunEnd("failed"), answers, lapsed_ms) == "FAILED"
+
+    assert sorted(answered(store)) == sorted((f"req-{number}", f"r{number} FAILED") for number in range(ROUNDS))
+
+
+def test_a_run_is_cancelled_or_told_of_it(make_store: MakeStore, store_url: str) -> None:
+    """However close a cancel and a claim come, either nobody runs it, or whoever does is told at the next renewal."""
+    store = make_store()
+    barrier = processes.Barrier(2)
+    heard, told = processes.Pipe(duplex=False)
+    submit(store, "r0", 0)
+
+    with started(processes.Process(target=store_children.cancel_in_step, args=(store_url, ROUNDS, barrier, told))):
+        for number in range(ROUNDS):
+            submit(store, f"r{number}", number)
+            barrier.wait(30)
+            claimed = claim(store)
+            assert (heard.recv(), claimed and claimed.run) in [("CANCELLED", None), ("RUNNING", f"r{number}")]
+            if claimed is not None:
+                renewed = store.renew_run(claimed.run, 1, LEASE_S, 2_000)
+                assert renewed is not None
+                assert renewed.cancel_requested
+
+
+def test_whatever_processes_do_at_once_every_run_ends_as_one_and_is_answered_once(make_store: MakeStore, store_url: str) -> None:
+    """Four processes do all that nodes and commands do, to the same rows: nothing is refused but by the contract, nothing told twice."""
+    store = make_store()
+    count = 4
+    barrier = processes.Barrier(count)
+
+    with started(*(processes.Process(target=store_children.do_everything, args=(store_url, n, 3.0, barrier)) for n in range(count))):
+        pass
+
+    store.expire_runs(answers, 1_000_000)
+    for run in store.runs(state="RUNNING", limit=100_000):
+        assert store.end_attempt(run.run, run.attempt, RunEnd("failed"), answers, 1_000_000) == "FAILED"
+    runs = store.runs(limit=100_000)
+    assert {run.state for run in runs} <= ENDED
+    rows = store.outbox_after(0, 100_000)
+    assert [row.number for row in rows] == list(range(1, len(rows) + 1))
+    owed = [(request.request_id, run.run, run.state) for run in runs for request in store.run_requests(run.run)]
+    told = [(id, *said.split()[:2]) for id, said in answered(store)]
+    assert sorted(told) == sorted(owed)
+    assert len(owed) > len(runs) > 20
+    state = store.model("acme", "anomaly")
+    made = sorted(version.version for _, version in store.model_versions())
+    assert made == list(range(1, len(made) + 1))
+    assert (0 if state is None else state.revision) == len(made) == sum(run.state == "SUCCEEDED" for run in runs)
 
 
 def test_a_killed_process_leaves_whole_transactions_only(make_store: MakeStore, store_url: str) -> None:

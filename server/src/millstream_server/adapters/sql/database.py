@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, Insert
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from millstream_server.adapters.sql.clock import Lead
 from millstream_server.core.errors import Unavailable
+
+T = TypeVar("T")
+
+TRY_AGAIN_AFTER_S = (0.01, 0.03, 0.1, 0.3)
+"""Waits before a write is tried again that the database undid for another's sake: long enough for the other to be done, and so
+few that a thread which meets the same deadlock at every turn says so within seconds."""
 
 
 @dataclass(frozen=True)
@@ -19,19 +29,29 @@ class Database:
 
     Args:
         place: how errors name it (a file, or an address without its password).
-        readers: connections whose transactions only read.
-        writers: connections whose transactions write from their start.
+        readers: connections whose transactions only read, and see one state of the database throughout.
+        writers: connections whose transactions write.
+        migrators: connections whose transactions change the schema, one process at a time.
         turn: held by a writing transaction of this process; for a database that lets one write at a time.
-        bytes_type: the column type of byte strings.
+        types: how the words of a migration's SQL for types are spelled here.
         explain: turns a driver's failure into ours.
+        undone: whether a failure means that the database undid the transaction to let another one through.
+        lead: how far the database's clock is ahead of the caller's; may ask the database, and raise as any method.
+        start: the command that starts a node on this store.
+        elsewhere: what to do so that this process uses another store.
     """
 
     place: str
     readers: Engine
     writers: Engine
+    migrators: Engine
     turn: AbstractContextManager[object]
-    bytes_type: str
+    types: dict[str, str]
     explain: Callable[[DBAPIError], Unavailable]
+    undone: Callable[[DBAPIError], bool]
+    lead: Callable[[], Lead]
+    start: str
+    elsewhere: str
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -39,15 +59,46 @@ class Database:
         with self._told(), self.readers.begin() as connection:
             yield connection
 
+    def write(self, change: Callable[[Connection], T]) -> T:
+        """Run a change in a transaction of its own: it is committed whole, or undone when anything is raised.
+
+        `change` may be called more than once, each time in a new transaction. Where the connection is lost in the middle of the
+        commit, nobody can say whether the change was made, and the error says so.
+        """
+        with self._told():
+            for wait_s in TRY_AGAIN_AFTER_S:
+                try:
+                    return self._write_once(change)
+                except DBAPIError as error:
+                    if not self.undone(error):
+                        raise
+                time.sleep(wait_s * random.uniform(0.5, 1.5))  # noqa: S311  # two that met do not meet again in step
+            return self._write_once(change)
+
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """A transaction that commits when the block ends and is undone when anything is raised."""
-        with self._told(), self.turn, self.writers.begin() as connection:
+    def migrate(self) -> Iterator[Connection]:
+        """A transaction that changes the schema, alone among all processes that change it."""
+        with self._told(), self.turn, self.migrators.begin() as connection:
             yield connection
 
     def close(self) -> None:
-        """Close all connections; the engines share one pool."""
+        """Close all connections; readers and writers share one pool."""
         self.readers.dispose()
+        self.migrators.dispose()
+
+    def _write_once(self, change: Callable[[Connection], T]) -> T:
+        committing = False
+        try:
+            with self.turn, self.writers.begin() as connection:
+                made = change(connection)
+                committing = True
+            return made
+        except DBAPIError as error:
+            if committing and error.connection_invalidated:
+                told = self.explain(error)
+                doubt = f"{told.message}; it broke off at the commit, so it is not known whether this change was made; asking again is safe"
+                raise Unavailable(told.code, doubt, where=told.where, mend=told.mend) from error
+            raise
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -58,7 +109,7 @@ class Database:
         except DBAPIError as error:
             raise self.explain(error) from error
         except PoolTimeout as error:
-            raise Unavailable("store_unavailable", f"all connections to the store were busy for 30 s: {error}", where=self.place) from error
+            raise Unavailable("store_unavailable", f"all connections to the store were busy: {error}", where=self.place) from error
 
 
 def insert_unless_there(connection: Connection, statement: Insert) -> bool:

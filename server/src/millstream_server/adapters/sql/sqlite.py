@@ -16,6 +16,7 @@ from pathlib import Path
 from sqlalchemy import URL, Connection, QueuePool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
+from millstream_server.adapters.sql.clock import Lead
 from millstream_server.adapters.sql.database import Database
 from millstream_server.core.errors import Invalid, Unavailable
 
@@ -53,13 +54,19 @@ def open_sqlite(url: str, *, create: bool) -> Database:
     )
     event.listen(readers, "connect", _prepare)
     event.listen(readers, "begin", _begin)
+    writers = readers.execution_options(writes=True)
     return Database(
         place=str(path),
         readers=readers,
-        writers=readers.execution_options(writes=True),
+        writers=writers,
+        migrators=writers,
         turn=threading.Lock(),  # threads wait here in turn; in SQLite's busy handler they would sleep and poll
-        bytes_type="BLOB",
+        types={"TEXT": "TEXT", "BYTES": "BLOB"},
         explain=lambda error: explain(error, path),
+        undone=lambda _: False,  # one writer at a time: none is ever undone for another
+        lead=Lead,  # one machine, one clock
+        start="millstream up",
+        elsewhere="use another --data-dir",
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar, get_args
+from typing import get_args
 
-from sqlalchemy import Connection, and_, delete, func, insert, make_url, or_, select, update
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
 from millstream_server.adapters.sql import models, outbox, runs, tables
+from millstream_server.adapters.sql.clock import system_ms
 from millstream_server.adapters.sql.database import Database, insert_unless_there
 from millstream_server.adapters.sql.migrations import migrate
 from millstream_server.adapters.sql.rows import load_requests, load_run, load_runs
@@ -19,8 +19,6 @@ from millstream_server.core.release import PackageState, decode_package
 from millstream_server.core.run import NewRun, Run, RunRequest, RunState, RunStep
 from millstream_server.core.store import AnswerMaker, NodeRow, OutboxRow, RunEnd, Submitted
 
-T = TypeVar("T")
-
 
 class SqlStore:
     """`core.store.Store` over a relational database; methods may be called from any thread."""
@@ -30,26 +28,19 @@ class SqlStore:
         self.store_id = store_id
 
     @classmethod
-    def open(cls, url: str, *, create: bool) -> SqlStore:
-        """Open the store at a database URL (embedded: `sqlite:////folder/store.sqlite`).
+    def open(cls, url: str, *, create: bool, clock_ms: Callable[[], int] = system_ms) -> SqlStore:
+        """Open the store at a database URL: `sqlite:////folder/store.sqlite`, or `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`.
 
         Args:
-            url: as SQLAlchemy spells it.
+            url: a file's address, or libpq's connection URI with all that it knows.
             create: make the store, or bring an older version's up to date; without it neither is done.
+            clock_ms: the clock from which callers take the times that they hand to methods, for a database that has its own.
 
         Raises:
             Invalid: bad_config, the URL cannot be read or names another kind of database.
             Unavailable: data_dir_unusable, data_dir_too_new, store_unavailable, no_space.
         """
-        try:
-            kind = make_url(url).get_backend_name()
-        except ArgumentError as error:
-            raise Invalid("bad_config", f"the store's address cannot be read: {error}") from error
-        match kind:
-            case "sqlite":
-                database = open_sqlite(url, create=create)
-            case other:
-                raise Invalid("bad_config", f"the store's address names {other}, expected sqlite:////folder/store.sqlite")
+        database = _database(url, create, clock_ms)
         try:
             return cls(database, migrate(database, create=create))
         except BaseException:
@@ -76,7 +67,7 @@ class SqlStore:
             outbox.add(connection, [outbox.package_record(state)])
             return True
 
-        return self._write(save)
+        return self._database.write(save)
 
     # models
 
@@ -92,57 +83,76 @@ class SqlStore:
         with self._database.read() as connection:
             return models.load_versions(connection, tenant, model)
 
-    # runs
+    # runs; times are the caller's out here and the database's inside, see `clock`
 
     def submit_run(self, new: NewRun, request: RunRequest, answers: AnswerMaker, now_ms: int) -> Submitted:
-        return self._write(lambda connection: runs.submit(connection, new, request, answers, now_ms))
+        lead = self._database.lead()
+        stored, told, now_ms = lead.stored_new_run(new), lead.answers(answers), lead.stored(now_ms)
+        return self._database.write(lambda connection: runs.submit(connection, stored, request, told, now_ms))
 
     def claim_run(self, node: str, builds: dict[str, tuple[str, str, str, str]], lease_s: float, now_ms: int) -> Run | None:
+        lead = self._database.lead()
+        now_ms = lead.stored(now_ms)
         with self._database.read() as connection:  # nodes ask often and mostly in vain; a look takes no lock from writers
             if not runs.anything_to_claim(connection, builds, now_ms):
                 return None
-        return self._write(lambda connection: runs.claim(connection, node, builds, lease_s, now_ms))
+        claimed = self._database.write(lambda connection: runs.claim(connection, node, builds, lease_s, now_ms))
+        return claimed and lead.told_run(claimed)
 
     def lapsed_runs(self, now_ms: int) -> list[Run]:
+        lead = self._database.lead()
         with self._database.read() as connection:
-            return runs.lapsed(connection, now_ms)
+            return [lead.told_run(run) for run in runs.lapsed(connection, lead.stored(now_ms))]
 
     def expire_runs(self, answers: AnswerMaker, now_ms: int) -> int:
+        lead = self._database.lead()
+        told, now_ms = lead.answers(answers), lead.stored(now_ms)
         with self._database.read() as connection:  # asked often and mostly in vain, as claim_run is
             if not runs.anything_late(connection, now_ms):
                 return 0
-        return self._write(lambda connection: runs.expire(connection, answers, now_ms))
+        return self._database.write(lambda connection: runs.expire(connection, told, now_ms))
 
     def release_leases(self, node: str, now_ms: int) -> int:
-        return self._write(lambda connection: runs.release_leases(connection, node, now_ms))
+        now_ms = self._database.lead().stored(now_ms)
+        return self._database.write(lambda connection: runs.release_leases(connection, node, now_ms))
 
     def renew_run(self, run: str, attempt: int, lease_s: float, now_ms: int) -> Run | None:
-        return self._write(lambda connection: runs.renew(connection, run, attempt, lease_s, now_ms))
+        lead = self._database.lead()
+        now_ms = lead.stored(now_ms)
+        renewed = self._database.write(lambda connection: runs.renew(connection, run, attempt, lease_s, now_ms))
+        return renewed and lead.told_run(renewed)
 
     def record_progress(self, run: str, attempt: int, steps: Sequence[RunStep], metrics: dict[str, float]) -> bool:
-        return self._write(lambda connection: runs.record_progress(connection, run, attempt, steps, metrics))
+        return self._database.write(lambda connection: runs.record_progress(connection, run, attempt, steps, metrics))
 
     def end_attempt(self, run: str, attempt: int, ended: RunEnd, answers: AnswerMaker, now_ms: int) -> RunState | None:
         if ended.model is not None and ended.end != "succeeded":
             raise ValueError(f"an attempt that ended as {ended.end} makes no model version")
 
-        return self._write(lambda connection: runs.end(connection, run, attempt, ended, answers, now_ms))
+        lead = self._database.lead()
+        told, now_ms = lead.answers(answers), lead.stored(now_ms)
+        return self._database.write(lambda connection: runs.end(connection, run, attempt, ended, told, now_ms))
 
     def cancel_run(self, run: str, answers: AnswerMaker, now_ms: int) -> RunState:
-        return self._write(lambda connection: runs.cancel(connection, run, answers, now_ms))
+        lead = self._database.lead()
+        told, now_ms = lead.answers(answers), lead.stored(now_ms)
+        return self._database.write(lambda connection: runs.cancel(connection, run, told, now_ms))
 
     def run(self, run: str) -> Run | None:
+        lead = self._database.lead()
         with self._database.read() as connection:
-            return load_run(connection, run)
+            found = load_run(connection, run)
+        return found and lead.told_run(found)
 
     def runs(self, *, tenant: str = "", pipeline: str = "", state: str = "", limit: int = 100) -> list[Run]:
+        lead = self._database.lead()
         columns = tables.run.c
         query = select(tables.run).order_by(columns.created_ms.desc(), columns.run.desc()).limit(limit)
         for column, wanted in ((columns.tenant, tenant), (columns.pipeline, pipeline), (columns.state, state)):
             if wanted:
                 query = query.where(column == wanted)
         with self._database.read() as connection:
-            return load_runs(connection, query)
+            return [lead.told_run(run) for run in load_runs(connection, query)]
 
     def run_requests(self, run: str) -> list[RunRequest]:
         with self._database.read() as connection:
@@ -165,16 +175,16 @@ class SqlStore:
             return outbox.last_number(connection)
 
     def outbox_trim(self, up_to: int) -> None:
-        self._write(lambda connection: outbox.trim(connection, up_to))
+        self._database.write(lambda connection: outbox.trim(connection, up_to))
 
     def republish_all(self) -> int:
-        return self._write(outbox.republish)
+        return self._database.write(outbox.republish)
 
     # leases and nodes
 
     def take_lease(self, name: str, owner: str, ttl_s: float, now_ms: int) -> bool:
+        now_ms = self._database.lead().stored(now_ms)
         until_ms = now_ms + round(ttl_s * 1000)
-
         lease = tables.lease
         ours = select(lease.c.name).where(
             lease.c.name == name, lease.c.owner == owner, lease.c.until_ms - now_ms > until_ms - lease.c.until_ms
@@ -189,29 +199,43 @@ class SqlStore:
                 return True
             return insert_unless_there(connection, insert(lease).values(name=name, owner=owner, until_ms=until_ms))
 
-        return self._write(take)
+        return self._database.write(take)
 
     def write_node(self, row: NodeRow) -> None:
-        node = tables.node
+        node, row = tables.node, self._database.lead().stored_node(row)
         values = {"instance": row.instance, "updated_ms": row.updated_ms, "status": row.status}
 
         def write(connection: Connection) -> None:
             if not connection.execute(update(node).where(node.c.node == row.node).values(values)).rowcount:
                 insert_unless_there(connection, insert(node).values(node=row.node, **values))
 
-        self._write(write)
+        self._database.write(write)
 
     def nodes(self) -> list[NodeRow]:
+        lead = self._database.lead()
         with self._database.read() as connection:
             rows = connection.execute(select(tables.node).order_by(tables.node.c.node)).all()
-        return [NodeRow(node=row.node, instance=row.instance, updated_ms=row.updated_ms, status=row.status) for row in rows]
+        return [lead.told_node(NodeRow(node=r.node, instance=r.instance, updated_ms=r.updated_ms, status=r.status)) for r in rows]
 
     def forget_node(self, node: str) -> None:
-        self._write(lambda connection: connection.execute(delete(tables.node).where(tables.node.c.node == node)))
+        self._database.write(lambda connection: connection.execute(delete(tables.node).where(tables.node.c.node == node)))
 
     def close(self) -> None:
         self._database.close()
 
-    def _write(self, change: Callable[[Connection], T]) -> T:
-        with self._database.write() as connection:
-            return change(connection)
+
+def _database(url: str, create: bool, clock_ms: Callable[[], int]) -> Database:
+    """The database that an address names, by its scheme; nothing that is wrong with an address is quoted, it may hold a password."""
+    match url.partition(":")[0]:
+        case "sqlite":
+            return open_sqlite(url, create=create)
+        case "postgresql" | "postgres" | "postgresql+psycopg":
+            from millstream_server.adapters.sql.postgres import open_postgres  # its driver's 0.1 s are for those who use it
+
+            return open_postgres(url, clock_ms)
+        case _:
+            raise Invalid(
+                "bad_config",
+                "the store's address names no database that can be one; "
+                "expected sqlite:////folder/store.sqlite or postgresql://USER@HOST:PORT/DATABASE",
+            )
