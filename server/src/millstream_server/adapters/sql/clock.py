@@ -82,16 +82,18 @@ class Leads:
     Args:
         ask_ms: asks the database for its time.
         clock_ms: the clock from which callers take their times.
+        steady_s: a clock that nobody sets.
     """
 
-    def __init__(self, ask_ms: Callable[[], int], clock_ms: Callable[[], int]) -> None:
+    def __init__(self, ask_ms: Callable[[], int], clock_ms: Callable[[], int], steady_s: Callable[[], float] = time.monotonic) -> None:
         self._ask_ms = ask_ms
         self._clock_ms = clock_ms
+        self._steady_s = steady_s
         self._known: tuple[Lead, float, float] | None = None  # one value, so that threads see all of a measurement or nothing
 
     def lead(self) -> Lead:
         """The lead as it was measured last, or measured now where that was long ago or the caller's clock was set since."""
-        steady_ms = time.monotonic_ns() / 1e6
+        steady_ms = self._steady_s() * 1000
         apart_ms = self._clock_ms() - steady_ms
         if self._known is not None:
             lead, measured_ms, was_apart_ms = self._known

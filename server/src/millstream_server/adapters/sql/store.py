@@ -186,18 +186,18 @@ class SqlStore:
         now_ms = self._database.lead().stored(now_ms)
         until_ms = now_ms + round(ttl_s * 1000)
         lease = tables.lease
-        ours = select(lease.c.name).where(
-            lease.c.name == name, lease.c.owner == owner, lease.c.until_ms - now_ms > until_ms - lease.c.until_ms
-        )
-        with self._database.read() as connection:  # holders ask several times a second; a write each time would wear the disk
-            if connection.execute(ours).first():
-                return True
+        with self._database.read() as connection:  # nodes ask several times a second; a write each time would wear the disk
+            held = connection.execute(select(lease.c.owner, lease.c.until_ms).where(lease.c.name == name)).one_or_none()
+        if held is not None and held.owner == owner and held.until_ms - now_ms > until_ms - held.until_ms:
+            return True
+        if held is not None and held.owner != owner and held.until_ms > now_ms:
+            return False
 
         def take(connection: Connection) -> bool:
+            if held is None:
+                return insert_unless_there(connection, insert(lease).values(name=name, owner=owner, until_ms=until_ms))
             free = and_(lease.c.name == name, or_(lease.c.owner == owner, lease.c.until_ms <= now_ms))
-            if connection.execute(update(lease).where(free).values(owner=owner, until_ms=until_ms)).rowcount:
-                return True
-            return insert_unless_there(connection, insert(lease).values(name=name, owner=owner, until_ms=until_ms))
+            return connection.execute(update(lease).where(free).values(owner=owner, until_ms=until_ms)).rowcount == 1
 
         return self._database.write(take)
 
