@@ -307,6 +307,8 @@ def test_a_tombstone_without_an_id_in_its_headers_has_nobody_to_answer() -> None
         (b"{", headers(BINARY, replyto="ml.reply.a"), "ml.reply.a"),
         (b'{"reply_to": "a parameter", "x": NaN}', headers(BINARY), ""),
         (event(subject=None, replyto="ml.reply.a"), headers(STRUCTURED), "ml.reply.a"),
+        (event(replyto="ml.reply.a"), (), "ml.reply.a"),
+        (b'{"id": "1", "reply_to": "ml.reply.a"}', headers(STRUCTURED), "ml.reply.a"),
         (PLAIN[:-1] + b', "reply_to": "ml.reply.a"}', headers({"kafka_replyTopic": "ml.reply.b"}), ""),
     ],
 )

@@ -196,7 +196,7 @@ def _readable_reply_topic(value: bytes | None, said: _Said | None) -> str:
     topics: set[object] = {found.get("ce_replyto", ""), found.get(REPLY_TOPIC, "")}
     if not is_binary(found):
         inside = python_json(value or b"")
-        topic = inside.get("replyto" if is_structured(found) else "reply_to", "") if isinstance(inside, dict) else ""
+        topic = inside.get("replyto" if "specversion" in inside else "reply_to", "") if isinstance(inside, dict) else ""
         if not isinstance(topic, str):
             return ""
         topics.add(topic)

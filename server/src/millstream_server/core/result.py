@@ -1,7 +1,7 @@
 """The one answer to a request, as it stands on the output or reply topic.
 
 Statuses: ok; invalid (the caller's); failed (the pipeline raised, or its answer cannot be written); expired; dead; cancelled.
-The schema is `protocol/result.schema.json`, made from these structs.
+The schema is `protocol/kafka/result.schema.json`, made from these structs.
 """
 
 from __future__ import annotations
