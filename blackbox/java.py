@@ -49,6 +49,9 @@ TEST = Profile(
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
         "log.initial.task.delay.ms": "1000",
         "log.retention.check.interval.ms": "1000",
+        # A killed broker is let in again only when the session of its former life has ended: 9 s by default. Clusters say their own.
+        "broker.session.timeout.ms": "4000",
+        "broker.heartbeat.interval.ms": "1000",
         # 8 MiB hold the keys of a test's compacted topics; the default takes 128 MiB of every broker's heap at its start.
         "log.cleaner.dedupe.buffer.size": str(8 * 1024 * 1024),
     },

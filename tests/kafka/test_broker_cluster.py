@@ -9,6 +9,7 @@ from confluent_kafka.admin import AdminClient
 from plain_client import append, broker_config, make_topic, read
 
 from blackbox.kafka import Cluster
+from blackbox.stream import wait_for
 
 pytestmark = pytest.mark.xdist_group("own brokers")
 
@@ -39,10 +40,12 @@ def test_a_cluster_survives_the_death_of_one(kafka_cluster: Cluster, capsys: pyt
 def test_a_cluster_keeps_three_copies_and_acknowledges_two(kafka_cluster: Cluster) -> None:
     """Topics for which nobody asks otherwise, and those of the brokers themselves."""
     settings = {"bootstrap.servers": kafka_cluster.bootstrap}
+    admin = AdminClient(settings)
     make_topic(settings, "plain")
+    wait_for(lambda: "plain" in admin.list_topics(timeout=10).topics, 10, "all brokers to hear of it")
 
     told = broker_config(settings)
-    topics = AdminClient(settings).list_topics(timeout=10).topics
+    topics = admin.list_topics(timeout=10).topics
 
     assert (told["min.insync.replicas"], told["broker.session.timeout.ms"]) == ("2", "6000")
     assert {name: len(topic.partitions[0].replicas) for name, topic in topics.items()} == {

@@ -41,9 +41,7 @@ def test_a_broker_is_ready_within_three_seconds(tmp_path: Path, capsys: pytest.C
     took_s = []
 
     for number in range(3):
-        with Broker(tmp_path / str(number)) as broker:
-            pass
-        broker = Broker(tmp_path / f"measured-{number}")
+        broker = Broker(tmp_path / str(number))
         took_s.append(broker.start())
         broker.kill()
 
