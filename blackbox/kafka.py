@@ -97,7 +97,12 @@ class Broker:
     @property
     def bootstrap(self) -> str:
         """What clients are given as `bootstrap.servers`: the advertised address, or this broker's own."""
-        return self.advertised or f"127.0.0.1:{self.ports.client}"
+        return self.advertised or self.address
+
+    @property
+    def address(self) -> str:
+        """Its own client port, where a proxy sends what it lets through."""
+        return f"127.0.0.1:{self.ports.client}"
 
     @property
     def pid(self) -> int:

@@ -84,18 +84,19 @@ def _make_blank_metadata(folder: Path) -> None:
 
 
 def _make_archive(folder: Path) -> None:
-    # Written under another name: an archive that is not whole is never seen.
-    made = java.ARCHIVE.with_suffix(".new")
+    # Written under a name of its own: an archive that is not whole is never seen, and two that make it do not meet.
+    made = java.KAFKA_HOME / f"kafka.{os.getpid()}.jsa"
     dumping = java.Profile("archive", (*TEST.flags, f"-XX:ArchiveClassesAtExit={made}"), TEST.properties)
     broker = Broker(folder / "broker", profile=dumping)
     try:
         broker.start()
         broker.stop(timeout_s=120)
+        if not made.exists():
+            raise BrokerFailed(f"the JVM wrote no archive of classes\n{broker.words()}")
+        os.replace(made, java.ARCHIVE)
     finally:
         broker.kill()
-    if not made.exists():
-        raise BrokerFailed(f"the JVM wrote no archive of classes\n{broker.words()}")
-    os.replace(made, java.ARCHIVE)
+        made.unlink(missing_ok=True)
 
 
 def start(data: Path, port: int) -> None:

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,6 +96,7 @@ def _keep(folder: Path, owner_pid: int, said: int) -> None:
         select.select([owner], [], [])
     finally:
         broker.kill()
+        shutil.rmtree(folder, ignore_errors=True)  # the owner may have had no time for it
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -108,6 +108,7 @@ def test_the_shared_broker_ends_when_the_run_is_killed(tmp_path: Path) -> None:
 
     assert len(running) == 1
     wait_for(lambda: process(running[0]) is None, 10, "the end of the broker")
+    wait_for(lambda: not list(temporary.iterdir()), 10, "the end of its files")
 
 
 def test_a_run_takes_the_cluster_that_it_is_given(tmp_path: Path, kafka_bootstrap: str) -> None:
