@@ -10,7 +10,7 @@ java: ## Java 17 or newer and Maven: installed by apt where we may, else the com
 # by `cd .kafka/libs && sha256sum *.jar > ../../deploy/kafka/jars.sha256`.
 $(KAFKA_JARS): deploy/kafka/pom.xml deploy/kafka/jars.sha256 | java
 	@rm -rf $(@D)
-	mvn --batch-mode --quiet -Dstyle.color=never --strict-checksums -f deploy/kafka/pom.xml dependency:copy-dependencies \
+	mvn --batch-mode --quiet --strict-checksums -f deploy/kafka/pom.xml dependency:copy-dependencies \
 	  -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/$(@D)
 	cd $(@D) && sha256sum --quiet --strict --check ../../deploy/kafka/jars.sha256
 	@touch $@
