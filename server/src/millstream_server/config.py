@@ -35,6 +35,12 @@ SHORT_NAMES = {
 """Settings whose variable leaves out the section."""
 
 MIB = 1024 * 1024
+
+
+class Said(str):
+    """A value of `--set`, which its origin then names; other flags have names of their own."""
+
+
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 CountOrNone = Annotated[int, Meta(ge=0, le=10_000_000)]
 Seconds = Annotated[float, Meta(gt=0, le=1e8)]
@@ -222,7 +228,12 @@ def load(
     faults: list[str] = []
     values: dict[str, object] = {}
     origins = {"data_dir": folder_origin} | dict.fromkeys(_FIELDS, "default")
-    given = [*(_from_node(folder / CONNECTIONS) if follow_node else ()), *_from_file(folder / FILE_NAME, faults), *_from_environment(variables, faults), *_from_flags(flags)]
+    given = [
+        *(_from_node(folder / CONNECTIONS) if follow_node else ()),
+        *_from_file(folder / FILE_NAME, faults),
+        *_from_environment(variables, faults),
+        *_from_flags(flags),
+    ]
     for name, value, origin, spoken in given:
         try:
             values[name] = _convert(name, value, spoken=spoken)
@@ -338,7 +349,9 @@ def _is_meant_for_us(key: str, known: Mapping[str, str]) -> bool:
 
 def _from_flags(flags: Mapping[str, object]) -> Iterator[Given]:
     for name, value in flags.items():
-        if value is not None:
+        if isinstance(value, Said):
+            yield name, str(value), f"flag --set {name}", True
+        elif value is not None:
             yield name, value, "flag --" + name.split(".")[-1].replace("_", "-"), True
 
 

@@ -9,6 +9,8 @@ import pytest
 from log_cases import KINDS, make_topics, new_address, open_log
 from millstream_server.core.log import Log
 
+from blackbox.kafka import Broker
+
 
 @pytest.fixture(params=KINDS)
 def log_kind(request: pytest.FixtureRequest) -> str:
@@ -16,10 +18,26 @@ def log_kind(request: pytest.FixtureRequest) -> str:
     return kind
 
 
+@pytest.fixture(scope="session")
+def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker of this process's own, because every test of the contract begins with an empty cluster. It declares a dead member
+    dead after a second, so that tests which kill one need not wait long."""
+    quick = {
+        "group.consumer.min.session.timeout.ms": "500",
+        "group.consumer.session.timeout.ms": "1000",
+        "group.consumer.min.heartbeat.interval.ms": "100",
+        "group.consumer.heartbeat.interval.ms": "200",
+    }
+    with Broker(tmp_path_factory.mktemp("kafka"), properties=quick) as broker:
+        yield broker
+
+
 @pytest.fixture
-def address(log_kind: str, tmp_path: Path) -> str:
+def address(log_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
     """Where the test's own log is."""
-    return new_address(log_kind, tmp_path)
+    if log_kind == "sqlite":
+        return new_address("sqlite", tmp_path)
+    return new_address(f"kafka://{request.getfixturevalue('own_broker').bootstrap}", tmp_path)
 
 
 @pytest.fixture

@@ -5,9 +5,12 @@ A further log is one more line in `KINDS` and `open_log`. An address is a string
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from confluent_kafka.admin import AdminClient
+from millstream_server.adapters.kafka import KafkaLog
 from millstream_server.adapters.sqlite_log import SqliteLog
 from millstream_server.core.log import (
     CommitPosition,
@@ -21,21 +24,42 @@ from millstream_server.core.log import (
     TopicSpec,
 )
 
-KINDS = ["sqlite"]
+KINDS = ["sqlite", "kafka"]
 GROUP = "millstream"
 IN, OUT, STATE = "cases.in", "cases.out", "cases.state"
 PARTITIONS = 4
 MAX_RECORD_BYTES = 1 << 20
 
 
+IDLE_S = 0.5
+"""On Kafka, after how long without a record everything there is has come."""
+
+
 def new_address(kind: str, folder: Path) -> str:
-    """Where a log that is not there yet will be."""
-    assert kind == "sqlite"
-    return str(folder / "log.sqlite")
+    """Where a log that is not there yet will be; for Kafka the cluster, emptied."""
+    if kind == "sqlite":
+        return str(folder / "log.sqlite")
+    empty_cluster(kind)
+    return kind
+
+
+def empty_cluster(address: str) -> None:
+    """Remove every topic and every group of a test before."""
+    admin = AdminClient({"bootstrap.servers": address.removeprefix("kafka://"), "log_level": 0})
+    topics = [name for name in admin.list_topics(timeout=10).topics if not name.startswith("__")]
+    for future in (admin.delete_topics(topics) if topics else {}).values():
+        future.result()
+    while any(name in admin.list_topics(timeout=10).topics for name in topics):
+        time.sleep(0.02)
+    groups = [group.group_id for group in admin.list_consumer_groups().result().valid]
+    for future in (admin.delete_consumer_groups(groups) if groups else {}).values():
+        future.exception()  # one whose last member was killed lives a little longer; a test that uses it again waits for it
 
 
 def open_log(address: str, *, tombstone_ms: int = 86_400_000) -> Log:
     """Open it as a process of its own would."""
+    if address.startswith("kafka://"):
+        return KafkaLog.open(address.removeprefix("kafka://"), max_record_bytes=MAX_RECORD_BYTES)
     return SqliteLog.open(Path(address), create=True, max_record_bytes=MAX_RECORD_BYTES, tombstone_ms=tombstone_ms)
 
 
@@ -78,12 +102,35 @@ def numbered(count: int, *, topic: str = IN, start: int = 0, partition: int | No
     ]
 
 
-def read_all(source: Reader | Consumer, *, most: int = 500, wait_s: float = 0.0) -> list[Record]:
-    """Poll until nothing comes any more."""
+def on_kafka(source: Log | Reader | Consumer) -> bool:
+    return type(source).__name__.startswith("Kafka")
+
+
+def read_all(source: Reader | Consumer, *, most: int = 500) -> list[Record]:
+    """Poll until nothing comes any more; a consumer of Kafka joins its group first."""
     records: list[Record] = []
-    while got := source.poll(most, wait_s):
+    idle_s = IDLE_S if on_kafka(source) else 0.0
+    join(source, records)
+    while got := source.poll(most, idle_s):
         records += got
     return records
+
+
+def join(source: Reader | Consumer, records: list[Record] | None = None) -> None:
+    """Poll a consumer until it has its partitions; what comes meanwhile is added to `records`."""
+    deadline_s = time.monotonic() + 30
+    while hasattr(source, "snapshot") and not source.snapshot().epochs and time.monotonic() < deadline_s:
+        got = source.poll(1, 0.1) if on_kafka(source) else source.poll(0, 0)
+        if got:
+            assert records is not None, "a record came before it was asked for"
+            records += got
+
+
+def poll(source: Reader | Consumer, most: int) -> list[Record]:
+    """One poll that returns what is there; on Kafka, what is there must first be fetched."""
+    records: list[Record] = []
+    join(source, records)
+    return records or source.poll(most, 5.0 if on_kafka(source) else 0.0)
 
 
 def topic_of(log: Log, topic: str) -> list[Record]:

@@ -18,7 +18,7 @@ import pytest
 from log_cases import GROUP, IN, OUT, STATE, Listener, commit, make_topics, numbered, read_all, topic_of, values
 from millstream_server.adapters.sqlite_log import SqliteLog
 from millstream_server.adapters.sqlite_log.schema import STEPS, prepare
-from millstream_server.core.errors import Invalid, LogUnavailable, MillstreamError, Unavailable
+from millstream_server.core.errors import Fenced, Invalid, LogUnavailable, MillstreamError, Unavailable
 from millstream_server.core.log import CommitPosition, Outgoing, TopicPartition, TopicSpec
 
 CHILD = Path(__file__).with_name("log_on_a_small_disk.py")
@@ -37,6 +37,41 @@ def refusal(path: Path, *, create: bool = True) -> MillstreamError:
     with pytest.raises(MillstreamError) as refused:
         opened(path, create=create).close()
     return refused.value
+
+
+# --- the group ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_consumer_takes_the_group_over(path: Path) -> None:
+    """The old holder can commit nothing more, and its next polls say so; the new one reads from the committed positions."""
+    log, other = opened(path), opened(path)
+    make_topics(log)
+    log.append(numbered(8, partition=0))
+    listener = Listener()
+    old = log.consumer(GROUP, [IN], listener)
+    old.poll(8, 0)
+    stale = old.snapshot()
+    commit(log, [Outgoing(OUT, b"first")], [CommitPosition(IN, 0, 3)], stale)
+
+    new = other.consumer(GROUP, [IN], Listener())
+    with pytest.raises(Fenced):
+        commit(log, [Outgoing(OUT, b"stale")], [CommitPosition(IN, 0, 8)], stale)
+
+    assert values(read_all(new)) == [3, 4, 5, 6, 7]
+    deadline_s = time.monotonic() + 5
+    with pytest.raises(Fenced):
+        while time.monotonic() < deadline_s:
+            old.poll(1, 0.05)
+    with pytest.raises(Fenced):
+        old.poll(1, 0)
+    assert listener.told == ["assign", "lost"]
+    assert log.committed(GROUP, IN) == [CommitPosition(IN, 0, 3)]
+    commit(log, [Outgoing(OUT, b"new")], [CommitPosition(IN, 0, 8)], new.snapshot())
+    new.close()
+    old.close()
+    assert listener.told == ["assign", "lost"]
+    for each in (log, other):
+        each.close()
 
 
 # --- opening ------------------------------------------------------------------------------------------------------------

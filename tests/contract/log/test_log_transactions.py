@@ -8,7 +8,21 @@ from collections.abc import Callable
 from multiprocessing import get_context
 
 import pytest
-from log_cases import GROUP, IN, MAX_RECORD_BYTES, OUT, PARTITIONS, Listener, by_partition, commit, numbered, topic_of, values
+from log_cases import (
+    GROUP,
+    IN,
+    MAX_RECORD_BYTES,
+    OUT,
+    PARTITIONS,
+    Listener,
+    by_partition,
+    commit,
+    numbered,
+    on_kafka,
+    poll,
+    topic_of,
+    values,
+)
 from log_children import answer_until_killed, append_until_killed
 from millstream_server.core.errors import Fenced, RecordTooLarge, UnknownTopic
 from millstream_server.core.log import CommitPosition, Log, Outgoing
@@ -123,30 +137,32 @@ def test_a_new_writer_of_the_same_id_fences_the_old_one(log: Log, make_log: Call
 def test_a_node_killed_at_any_moment_answers_each_request_once(log: Log, address: str, seed: int) -> None:
     """SIGKILL in the middle of transactions: results and positions agree after each, and in the end no request has two or none."""
     moments = random.Random(seed)
-    log.append(numbered(3_000))
+    count, step = (400, 100) if on_kafka(log) else (3_000, 400)
+    log.append(numbered(count))
 
     answered = 0
-    while answered < 3_000:
+    while answered < count:
         ours, theirs = processes.Pipe(duplex=False)
         child = processes.Process(target=answer_until_killed, args=(address, theirs))
         child.start()
         theirs.close()
         assert ours.poll(60)
         time.sleep(moments.uniform(0, 0.05))
-        if answered + 400 < 3_000:
+        if answered + step < count:
             child.kill()
         else:
-            while sum(len(found) for found in by_partition(topic_of(log, OUT)).values()) < 3_000:
+            while sum(len(found) for found in by_partition(topic_of(log, OUT)).values()) < count:
                 time.sleep(0.05)
             child.kill()
         child.join()
         ours.close()
+        log.committer("child").close()  # as the next owner does: what the killed one left open is ended
         results = by_partition(topic_of(log, OUT))
         answered = sum(len(found) for found in results.values())
         positions = {position.partition: position.offset for position in log.committed(GROUP, IN)}
         assert {partition: len(found) for partition, found in results.items()} == {p: o for p, o in positions.items() if o}
 
-    assert sorted(values(topic_of(log, OUT))) == list(range(3_000))
+    assert sorted(values(topic_of(log, OUT))) == list(range(count))
 
 
 def test_an_acknowledged_append_survives_its_process(log: Log, address: str) -> None:
@@ -172,7 +188,7 @@ def test_an_acknowledged_append_survives_its_process(log: Log, address: str) -> 
 
         assert mark == len(found)
         assert acknowledged <= max(values(found)) + 1
-        assert len(found) % 20 == 0
+        assert on_kafka(log) or len(found) % 20 == 0  # Kafka takes a batch by the partition
 
 
 def test_only_what_is_committed_is_read(log: Log) -> None:
@@ -183,10 +199,10 @@ def test_only_what_is_committed_is_read(log: Log) -> None:
     log.append(numbered(1, topic=OUT, start=100, partition=0))
     consumer = log.consumer(GROUP, [OUT], Listener())
 
-    assert values(consumer.poll(10, 0)) == [100]
+    assert values(poll(consumer, 10)) == [100]
     assert values(topic_of(log, OUT)) == [100]
 
     committer.commit(GROUP, [], None)
-    assert values(consumer.poll(10, 1)) == [0, 1, 2, 3, 4]
+    assert values(consumer.poll(10, 5)) == [0, 1, 2, 3, 4]
     committer.close()
     consumer.close()

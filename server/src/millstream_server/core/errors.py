@@ -51,7 +51,7 @@ CODES: dict[str, Code] = _codes(
         "bad_parameters",
         "invalid",
         "The parameters do not fit the pipeline's types.",
-        "correct the value at the path; the schema is in: millstream releases show PACKAGE",
+        "correct the value at the path; what the pipeline takes: millstream releases show PACKAGE",
     ),
     Code(
         "no_model",
@@ -86,8 +86,8 @@ CODES: dict[str, Code] = _codes(
     Code(
         "expired",
         "expired",
-        "`timeout_s` passed before there was a result.",
-        "raise timeout_s, or find what holds the queue: millstream status",
+        "The time that the request was given (`timeout_s`, of `invoke` the option --deadline) passed before there was a result.",
+        "give it more time (timeout_s; of invoke --deadline), or find what holds the queue: millstream status",
     ),
     Code("cancelled", "cancelled", "The run was cancelled.", "invoke it again"),
     Code("pipeline_raised", "failed", "Pipeline code raised an exception.", "read the traceback: millstream logs --request ID"),
@@ -226,7 +226,7 @@ CODES: dict[str, Code] = _codes(
         "import_failed",
         "invalid",
         "The package's modules could not be imported in their environment.",
-        "read the traceback and mend the package",
+        "mend the line that the message names, then build again",
     ),
     Code(
         "lock_unresolvable",

@@ -1,8 +1,9 @@
 """The one readable log of a node and its workers: the structure of a line, its JSON, and how it looks on a terminal.
 
 The node writes lines as JSON to `logs/node.jsonl` in the data directory; `millstream logs` and the node's own terminal render
-them: `12:03:11.482 info detect acme.anomaly v2 anomaly 2.0.0 req 01J9 try 1 | flagged 3 of 288`. Whatever an author or a caller
-put into a text stays on its own line: characters that a terminal would obey are escaped, in JSON by JSON itself.
+them: `12:03:11.482 info detect acme.anomaly v2 anomaly 2.0.0 req 01J9 try 1 | flagged 3 of 288`. A message of several lines, and
+the traceback of a failure, stand below their line and are indented, so that no text of an author or a caller can pass for a line
+of the log; characters that a terminal would obey are escaped, in JSON by JSON itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ FILE_NAME = "node.jsonl"
 LEVELS = ("debug", "info", "warning", "error")
 AUTHOR = "author"
 """The event of a line that pipeline code wrote; it is shown as the author wrote it."""
+TRACEBACK = "traceback"
+"""The fact of a line that holds where pipeline code failed, of many lines."""
+SHOWN_BYTES = 4000
+"""What is shown of one line at most where nobody asks for more: a terminal or pipe takes 4,096 bytes without making its writer wait."""
+INDENT = "    "
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KEYS = (
@@ -146,13 +152,14 @@ def decode_line(data: bytes) -> Line:
     )
 
 
-def render(line: Line, *, utc_offset_s: int = 0, request: str = "") -> str:
-    """A line as a terminal shows it, without a line end.
+def render(line: Line, *, utc_offset_s: int = 0, request: str = "", most_bytes: int = SHOWN_BYTES) -> str:
+    """A line as a terminal shows it, without a line end: one line, and indented below it what has more than one.
 
     Args:
         line: the line.
         utc_offset_s: seconds to add for the reader's time zone.
         request: the id that is being followed: it stands for the batch where the line has it; else the first id does.
+        most_bytes: what is below the line loses its first lines, and says how many, where all together would be more; 0 takes all.
     """
     moment = _EPOCH + timedelta(milliseconds=line.ts_ms, seconds=utc_offset_s)
     words = [moment.strftime("%H:%M:%S.") + f"{moment.microsecond // 1000:03d}", line.level, line.pipeline]
@@ -167,7 +174,23 @@ def render(line: Line, *, utc_offset_s: int = 0, request: str = "") -> str:
         words.append(f"run {line.run}")
     if line.attempt:
         words.append(f"try {line.attempt}")
-    return plain(" ".join(word for word in words if word)) + " | " + _text(line)
+    message, *below = line.message.rstrip("\n").split("\n")
+    head = plain(" ".join(word for word in words if word)) + " | " + _text(line, message)
+    below += str(line.extra.get(TRACEBACK, "")).rstrip("\n").split("\n") if TRACEBACK in line.extra else []
+    below = [INDENT + plain(each) for each in below]
+    return "\n".join([head, *(_fitting(below, most_bytes - len(head.encode())) if most_bytes else below)])
+
+
+def _fitting(lines: list[str], most_bytes: int) -> list[str]:
+    """The lines, or as many of the last ones as fit and how many were left out; the end of a traceback tells most."""
+    sizes = [len(each.encode()) + 1 for each in lines]
+    if sum(sizes) <= most_bytes:
+        return lines
+    left = most_bytes - 80  # the note's own room
+    kept = 0
+    while kept < len(lines) and (left := left - sizes[-kept - 1]) >= 0:
+        kept += 1
+    return [f"{INDENT}[{len(lines) - kept} lines are not shown here; see: millstream logs]", *lines[len(lines) - kept :]]
 
 
 def plain(text: str) -> str:
@@ -222,12 +245,12 @@ class Selection:
         return bool(line.run) and line.run in self._runs
 
 
-def _text(line: Line) -> str:
-    """What stands behind the bar: the author's words alone, else the event, its message and how long it took."""
+def _text(line: Line, message: str) -> str:
+    """What stands behind the bar: the author's words alone, else the event, the first line of its message and how long it took."""
     if line.event == AUTHOR:
-        return plain(line.message)
+        return plain(message)
     took = "" if line.duration_s is None else f" ({line.duration_s:.3f} s)"
-    return plain(line.event) + (f": {plain(line.message)}" if line.message else "") + took
+    return plain(line.event) + (f": {plain(message)}" if message else "") + took
 
 
 def _rfc3339(ts_ms: int) -> str:

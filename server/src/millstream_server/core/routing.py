@@ -147,9 +147,11 @@ class Catalog:
 
     def _unknown_pipeline(self, name: str, tenant: str) -> Refusal:
         known = self.pipelines()
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+        near = near_misses(name, known)
         if near:
-            said, mend = f"; near misses: {', '.join(near)}", f"correct the name: millstream invoke {near[0]} --tenant {tenant}"
+            found = self._find_pipeline(near[0])
+            command = invocation(found[2], tenant) if found is not None else f"millstream invoke {near[0]} --tenant {tenant}"
+            said, mend = f"; near misses: {', '.join(near)}", f"correct the name: {command}"
         elif known:
             said, mend = f"; known: {', '.join(known[:8])}", "see the pipelines: millstream releases list"
         else:
@@ -199,5 +201,22 @@ class Catalog:
         current = state.current if state else None
         for spec in current.manifest.pipelines if current else ():
             if spec.kind == "training" and spec.model == model:
-                return f"train it: millstream invoke {spec.name} --tenant {tenant}"
+                return f"train it: {invocation(spec, tenant)}"
         return "deploy a release with a training pipeline for it, and train it"
+
+
+def near_misses(name: str, known: list[str]) -> list[str]:
+    """The names that may have been meant, nearest first, at most three.
+
+    Names of one package begin alike, which makes each of them look near: the whole must be close, or be all that stands behind the
+    package's part.
+    """
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.8)
+    return close or [each for each in known if each.endswith((f"_{name}", f"-{name}"))][:3]
+
+
+def invocation(spec: PipelineSpec, tenant: str) -> str:
+    """The command that asks a pipeline: every parameter that it requires, with dots in the place of values."""
+    required = spec.parameters.get("required")
+    members = ", ".join(f'"{name}": ...' for name in required) if isinstance(required, list) else ""
+    return f"millstream invoke {spec.name} --tenant {tenant}" + (f" --params '{{{members}}}'" if members else "")

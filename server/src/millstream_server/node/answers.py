@@ -94,7 +94,7 @@ class Answerer:
                 release=pool.release,
                 worker=worker.pid,
                 attempt=works[0].attempt,
-                message=f"batch {batch.number} of {len(works)}" + (", alone" if worker.exclusive else ""),
+                message=f"batch {batch.number}, {len(works)} request{'s' * (len(works) != 1)}" + (", alone" if worker.exclusive else ""),
             )
         )
 
@@ -119,9 +119,8 @@ class Answerer:
                 if again is not None:
                     finishes.append(self._finish(work, (again,), build_id))
                     continue
-                said = ResultError(
-                    error.code, error.message, error.path, mend_of(error.code, work.id, release.manifest.package, error.path)
-                )
+                # By its version: another release of the package may be current, with other parameters.
+                said = ResultError(error.code, error.message, error.path, mend_of(error.code, work.id, label, error.path))
             origin = work.origin
             result = Result(
                 work.id,
@@ -192,7 +191,7 @@ class Answerer:
                 mend_of(cause, dead[0].id),
             )
             self._end(dead, "dead", error, pool)
-            self._rates.error(pool.release.build_id, f"{dead[0].pipeline}: {detail}", mend_of(cause))
+            self._rates.error(pool.release.build_id, f"{dead[0].pipeline}: {detail}", mend_of(cause, dead[0].id))
 
     def route_anew(self, works: list[Work]) -> None:
         self._listener.route_anew(works)
@@ -232,7 +231,7 @@ class Answerer:
 
     def pool_broken(self, pool: Pool, reason: str) -> None:
         self._worker_line(pool, None, "release_broken", reason, "error")
-        self._rates.error(pool.release.build_id, reason, mend_of("release_unavailable", package=pool.release.manifest.package))
+        self._rates.error(pool.release.build_id, reason, mend_of("release_unavailable", package=pool.release.label))
         self._listener.pool_broken(pool, reason)
 
     def model_loaded(self, pool: Pool, worker: Worker, loaded: wire.Loaded) -> None:
@@ -244,7 +243,7 @@ class Answerer:
                 release=pool.release,
                 worker=worker.pid,
                 duration_s=loaded.seconds,
-                message=f"loaded in {loaded.seconds:.3f} s",
+                message=f"into worker {worker.pid}",
             )
         )
         self._listener.model_loaded(pool, loaded.model, loaded.version)
@@ -356,7 +355,7 @@ class Answerer:
                 )
             )
             if status == "failed":
-                self._rates.error(pool.release.build_id, f"{batch.lane.key[0]}: {error.message}", mend_of(code))
+                self._rates.error(pool.release.build_id, f"{batch.lane.key[0]}: {error.message}", mend_of(code, ids[0]))
 
     def _author(self, pool: Pool, worker: Worker, batch: Batch | None, level: str, message: str, ids: tuple[str, ...], logger: str) -> Line:
         key = batch.lane.key if batch is not None else ("", "", 0)
@@ -430,8 +429,7 @@ def mend_of(code: str, request: str = "ID", package: str = "", path: str = "") -
     if known is None:
         return ""
     mend = known.mend.replace(" ID", f" {shlex.quote(request)}")
-    if package:
-        mend = mend.replace("PACKAGE", package)
+    mend = mend.replace("show PACKAGE", f"show {package}" if package else "list")
     return mend.replace("the path", path) if path else mend
 
 

@@ -119,7 +119,9 @@ class Catalog:
         topic = self.topic(record.topic)
         size = size_bytes(record)
         if size > topic.max_bytes:
-            raise RecordTooLarge(f"a record of {size:,} bytes for {record.topic} was refused: the log takes {topic.max_bytes:,}", where=record.topic)
+            raise RecordTooLarge(
+                f"a record of {size:,} bytes for {record.topic} was refused: the log takes {topic.max_bytes:,}", where=record.topic
+            )
         if record.partition is not None:
             if not 0 <= record.partition < topic.partitions:
                 self.forget(record.topic)
@@ -197,7 +199,10 @@ class Catalog:
             said = " and ".join(each for each, _ in wrong)
             tool = "kafka-topics.sh --topic" if "partitions" in wrong[0][1] else "kafka-configs.sh --entity-type topics --entity-name"
             raise Invalid(
-                "log_misfit", f"topic {spec.name} {said}", where=spec.name, mend=f"{tool} {spec.name} {wrong[0][1]} --bootstrap-server HOST:PORT"
+                "log_misfit",
+                f"topic {spec.name} {said}",
+                where=spec.name,
+                mend=f"{tool} {spec.name} {wrong[0][1]} --bootstrap-server HOST:PORT",
             )
 
     def _refused(self, name: str, error: KafkaException) -> None:
@@ -215,7 +220,9 @@ class Catalog:
                 ) from error
             case KafkaError.POLICY_VIOLATION | KafkaError.INVALID_CONFIG:
                 raise Invalid("log_misfit", f"the cluster refuses to make topic {name}: {said.str()}", where=name) from error
-        raise translated(said, "making a topic (make it yourself where this client may not: docs/how-to/move-to-kafka.md)", where=name) from error
+        raise translated(
+            said, "making a topic (make it yourself where this client may not: docs/how-to/move-to-kafka.md)", where=name
+        ) from error
 
     def _wait_until_led(self, name: str) -> None:
         """A topic that was just made has no leaders for some 100 ms, and is then unknown to some brokers a little longer."""

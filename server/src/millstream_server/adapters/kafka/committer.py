@@ -54,10 +54,10 @@ class KafkaCommitter:
     def commit(self, group: str, positions: Sequence[CommitPosition], snapshot: Snapshot | None) -> None:
         """As the port says. After an error the transaction is over and a new one may be begun; `LogUnavailable.indeterminate` is
         true where it may have been committed: `initialised` then decides it, and the group's committed positions tell how."""
-        if not self._open:
-            raise RuntimeError("no transaction is open: begin one first")
         if self._fenced:
             raise self._fence()
+        if not self._open:
+            raise RuntimeError("no transaction is open: begin one first")
         sent, self._sent, self._open = self._sent, [], False
         if not sent and not positions:
             return

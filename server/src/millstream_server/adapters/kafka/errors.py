@@ -38,7 +38,10 @@ def translated(error: KafkaError, doing: str, *, where: str = "", indeterminate:
     code, said = error.code(), f"{doing}: {error.str()} ({error.name()})"
     if code in _CREDENTIALS:
         return LogUnavailable(
-            f"the cluster refused our credentials while {said}", code="log_refused", where=where, mend="correct kafka.options (sasl.*, ssl.*)"
+            f"the cluster refused our credentials while {said}",
+            code="log_refused",
+            where=where,
+            mend="correct kafka.options (sasl.*, ssl.*)",
         )
     if code in _FORBIDDEN:
         return LogUnavailable(

@@ -192,7 +192,9 @@ class KafkaLog:
             self._catalog.topic(topic)
         next_generation, _ = self._protocol()
         claims = Claims(self, self._connection, group, writer, self._max_record_bytes) if writer else None
-        return KafkaConsumer(self._connection.consumer(group, next_generation=next_generation), group, topics, listener, claims, self.bounds)
+        return KafkaConsumer(
+            self._connection.consumer(group, next_generation=next_generation), group, topics, listener, claims, self.bounds
+        )
 
     def committer(self, transactional_id: str) -> KafkaCommitter:
         return KafkaCommitter(self._connection, self._catalog, transactional_id, self._max_record_bytes)
@@ -250,9 +252,7 @@ class KafkaLog:
 def _produce(producer: Producer, record: Outgoing, partition: int, told: Delivery) -> None:
     while True:
         try:
-            producer.produce(
-                record.topic, record.value, record.key, partition=partition, headers=list(record.headers), on_delivery=told
-            )
+            producer.produce(record.topic, record.value, record.key, partition=partition, headers=list(record.headers), on_delivery=told)
             return
         except BufferError:
             producer.poll(0.01)  # the local queue is full: let it drain
