@@ -29,8 +29,8 @@ class Taken:
     def on_assign(self, positions: Sequence[CommitPosition], epoch: int) -> None:
         pass
 
-    def on_revoke(self, partitions: Sequence[TopicPartition]) -> None:
-        pass
+    def on_revoke(self, partitions: Sequence[TopicPartition]) -> bool:
+        return True
 
     def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
         pass

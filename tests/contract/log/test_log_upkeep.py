@@ -5,8 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import pytest
 from log_cases import GROUP, IN, OUT, STATE, Listener, commit, numbered, read_all, topic_of, values
 from millstream_server.core.log import CommitPosition, Log, Outgoing, TopicPartition, TopicSpec, Watermark
+
+
+@pytest.fixture
+def log_kind() -> str:
+    """The embedded log's: on Kafka retention and compaction are the brokers' own."""
+    return "sqlite"
 
 
 def short_lived(log: Log) -> None:

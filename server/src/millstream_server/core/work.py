@@ -16,7 +16,8 @@ class Work(msgspec.Struct, gc=False, eq=False):
 
     `source_*` is the record that was read (input, or a retry topic), whose offset the result finishes; `origin` the input
     record it answers. `attempts` counts tries already charged; `alone` means it may share no batch. `deadline_ms` is Unix
-    milliseconds, 0 for none. `epoch` is when it was read, as the poller counts assignments. `done` is set once an outcome has been chosen; whatever comes after that is ignored.
+    milliseconds, 0 for none. `epoch` is when it was read, as the poller counts assignments. `done` is set once an outcome has
+    been chosen; whatever comes after that is ignored.
     """
 
     id: str

@@ -248,7 +248,7 @@ class Node(PoolEvents):
     async def _environments_settled(self) -> None:
         """On a shared log partitions come from other nodes, which answer them until this one can: every release that is needed
         here is ready, or it is known that it cannot be."""
-        while not self.releases.settled():
+        while not self.releases.settled():  # noqa: ASYNC110 - it becomes true by many ways, and this is once at a start
             await asyncio.sleep(0.05)
         self.logbook.write(entry("releases", f"settled, takes partitions now: {self.releases.summary()}"))
 

@@ -212,9 +212,10 @@ class Catalog:
             case KafkaError.TOPIC_ALREADY_EXISTS:
                 return  # another node that starts now was faster
             case KafkaError.INVALID_REPLICATION_FACTOR:
+                replicas = self._replication if self._replication > 0 else "the default number of"
                 raise Invalid(
                     "log_misfit",
-                    f"topic {name} cannot be made with {self._replication if self._replication > 0 else 'the default number of'} replicas: {said.str()}",
+                    f"topic {name} cannot be made with {replicas} replicas: {said.str()}",
                     where=name,
                     mend="start more brokers, or set kafka.replication to their number",
                 ) from error

@@ -128,7 +128,8 @@ class KafkaCommitter:
         if said.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError.MSG_SIZE_TOO_LARGE):
             for name in self._catalog.names():
                 self._catalog.forget(name)
-        code = "log_refused" if isinstance(told := translated(said, "committing results", where=self._id), LogUnavailable) and told.code == "log_refused" else "log_unavailable"  # fmt: skip
+        told = translated(said, "committing results", where=self._id)
+        code = told.code if isinstance(told, LogUnavailable) else "log_unavailable"
         return LogUnavailable(told.message, code=code, where=self._id, mend=told.mend, indeterminate=ending)
 
     def _fence(self) -> MillstreamError:
