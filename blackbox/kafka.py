@@ -18,17 +18,16 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._metadata import ClusterMetadata, PartitionMetadata
 
 from blackbox import java
 from blackbox.java import LOAD, TEST, Profile
-from blackbox.ports import free_ports
+from blackbox.kafka_properties import Ports, coordinator_topics, server_properties
 
 __all__ = ["LOAD", "TEST", "Broker", "BrokerFailed", "Cluster", "Ports", "Profile"]
 
@@ -40,21 +39,6 @@ this one lives as long as the process, that of a caller perhaps not."""
 
 class BrokerFailed(Exception):
     """A broker ended, or did not answer in time; the message holds the end of its log."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """The three ports of one broker."""
-
-    client: int
-    internal: int
-    controller: int
-
-    @classmethod
-    def free(cls, brokers: int = 1) -> list[Ports]:
-        """For each broker three on which nobody listens now."""
-        ports = iter(free_ports(3 * brokers))
-        return [cls(*three) for three in zip(ports, ports, ports, strict=True)]
 
 
 class Broker:
@@ -186,28 +170,8 @@ class Broker:
         Raises:
             KafkaException: the broker refused it.
         """
-        settings = self._settings()
-        # Source: GroupCoordinatorService.groupMetadataTopicConfigs and TransactionStateManager.transactionTopicConfigs of Kafka 4.3.
-        common = {"cleanup.policy": "compact", "segment.bytes": str(100 * 1024 * 1024)}
-        offsets = {**common, "compression.type": "producer"}
-        transactions = {**common, "compression.type": "uncompressed", "unclean.leader.election.enable": "false"}
-        transactions["min.insync.replicas"] = settings["transaction.state.log.min.isr"]
         admin = self._admin()
-        made = admin.create_topics(
-            [
-                NewTopic(
-                    name,
-                    num_partitions=int(settings[f"{prefix}.num.partitions"]),
-                    replication_factor=int(settings[f"{prefix}.replication.factor"]),
-                    config=config,
-                )
-                for name, prefix, config in (
-                    ("__consumer_offsets", "offsets.topic", offsets),
-                    ("__transaction_state", "transaction.state.log", transactions),
-                )
-            ],
-            operation_timeout=10,
-        )
+        made = admin.create_topics(coordinator_topics(self._settings()), operation_timeout=10)
         for answer in made.values():
             try:
                 answer.result()
@@ -289,38 +253,8 @@ class Broker:
         (data / "meta.properties").write_text("\n".join(lines))
 
     def _settings(self) -> dict[str, str]:
-        size = len(self._voters)
-        in_sync = 1 if size == 1 else size // 2 + 1
-        copies, least = str(size), str(in_sync)
-        listeners = {"CLIENT": self.ports.client, "INTERNAL": self.ports.internal, "CONTROLLER": self.ports.controller}
-        return {
-            "process.roles": "broker,controller",
-            "node.id": str(self.node_id),
-            "controller.quorum.voters": ",".join(f"{member}@127.0.0.1:{port}" for member, port in self._voters.items()),
-            "listeners": ",".join(f"{name}://127.0.0.1:{port}" for name, port in listeners.items()),
-            "advertised.listeners": f"CLIENT://{self.bootstrap},INTERNAL://127.0.0.1:{self.ports.internal}",
-            "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in listeners),
-            "inter.broker.listener.name": "INTERNAL",
-            "controller.listener.names": "CONTROLLER",
-            "log.dirs": str(self.folder / "data"),
-            # A topic is made by whoever knows its settings; a misspelt one is an error, not a new topic.
-            "auto.create.topics.enable": "false",
-            "default.replication.factor": copies,
-            "min.insync.replicas": least,
-            # Topics of the broker's own, small: 50 partitions each are for clusters of many machines.
-            "offsets.topic.num.partitions": "4",
-            "offsets.topic.replication.factor": copies,
-            "transaction.state.log.num.partitions": "4",
-            "transaction.state.log.replication.factor": copies,
-            "transaction.state.log.min.isr": least,
-            "share.coordinator.state.topic.num.partitions": "4",
-            "share.coordinator.state.topic.replication.factor": copies,
-            "share.coordinator.state.topic.min.isr": least,
-            # Groups of tests are small and start together: the first member need not wait for others.
-            "group.initial.rebalance.delay.ms": "0",
-            **self.profile.properties,
-            **self.properties,
-        }
+        own = server_properties(self.node_id, self.ports, self._voters, self.folder / "data", self.bootstrap)
+        return {**own, **self.profile.properties, **self.properties}
 
     def _wait(self, condition: Callable[[], bool], deadline: float, fault: str) -> None:
         while not condition():

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -30,10 +31,10 @@ class _XdistNode(Protocol):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the run a folder; its workers are told by `pytest_configure_node`."""
+    """Name the run's folder, made when the shared broker is; its workers are told by `pytest_configure_node`."""
     told = getattr(config, "workerinput", None)
     if told is None:
-        config.stash[_RUN] = (tempfile.mkdtemp(prefix="millstream-kafka-"), os.getpid())
+        config.stash[_RUN] = (f"{tempfile.gettempdir()}/millstream-kafka-{uuid.uuid4().hex}", os.getpid())
     else:
         config.stash[_RUN] = (str(told["kafka_run"][0]), int(told["kafka_run"][1]))
 

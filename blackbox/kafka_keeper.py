@@ -25,12 +25,13 @@ def shared_bootstrap(folder: Path, owner_pid: int) -> str:
     """The bootstrap address of the run's one broker, which is started if nobody did; for any process of the run.
 
     Args:
-        folder: the same for all processes of the run.
+        folder: the same for all processes of the run, and nobody else's; made by the first.
         owner_pid: the process with which the broker ends.
 
     Raises:
         RuntimeError: it could not be started; the message is the keeper's.
     """
+    folder.mkdir(mode=0o700, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / _FOUND).exists():
