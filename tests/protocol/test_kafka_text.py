@@ -8,7 +8,7 @@ from typing import get_args
 
 import msgspec
 import pytest
-from golden_records import FOLDER, partitions
+from golden_records import FOLDER
 from millstream_server.core.cloudevents import EVENT_HEADERS, REQUEST_TYPE, RESULT_TYPE, Event
 from millstream_server.core.echo import RESULT_SOURCE
 from millstream_server.core.envelope import Envelope
@@ -85,11 +85,3 @@ def test_the_status_of_every_code_in_the_text_is_that_of_the_program() -> None:
     for name in REQUEST_CODES:
         if name not in ("undecodable", "reply_topic_unavailable"):
             assert f"`{name}`" in rows[CODES[name].kind], name
-
-
-def test_what_the_text_links_to_is_there() -> None:
-    """Schemas, golden records and pages."""
-    for page in (KAFKA / "README.md", KAFKA.parent / "golden" / "README.md"):
-        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
-    assert (FOLDER / "partitions.json").read_text(encoding="utf-8") == partitions()
