@@ -24,7 +24,7 @@ from urllib.parse import quote, urlsplit
 
 import psycopg
 
-from blackbox.processes import tree
+from blackbox.processes import process, tree
 
 ADMIN, USER, PASSWORD = "postgres", "millstream", "secret: 4/2 @home"
 """The superuser, the plain user that owns the tests' databases, and the password of both (every character that needs quoting)."""
@@ -113,7 +113,11 @@ class Postgres:
                 cwd=self.folder,
                 start_new_session=True,  # Ctrl-C in the terminal is for the tests
             )
-        self._wait_ready(self._process)
+        try:
+            self._wait_ready(self._process)
+        except BaseException:
+            self._process.kill()
+            raise
 
     def stop(self) -> None:
         """Stop it as an operator does: clients are cut off, what was committed is written."""
@@ -123,9 +127,12 @@ class Postgres:
     def kill(self) -> None:
         """SIGKILL to all its processes at once, as if the machine had crashed with its disk intact."""
         self.freeze()  # so that no process is made while the others are killed
-        for process in tree(self.pid):
-            _kill(process.pid, signal.SIGKILL)
+        family = tree(self.pid)
+        for one in family:
+            _kill(one.pid, signal.SIGKILL)
         self._wait_ended()
+        while any((found := process(one.pid)) is not None and found.state != "Z" for one in family):
+            time.sleep(0.01)  # a server that starts while one of them still holds the shared memory would refuse to
 
     def restart(self) -> None:
         self.stop()
@@ -134,12 +141,12 @@ class Postgres:
     def freeze(self) -> None:
         """SIGSTOP to all its processes: the kernel still takes connections and bytes, nobody answers."""
         for _ in range(2):  # twice, because the first round may have met a process that was being made
-            for process in tree(self.pid):
-                _kill(process.pid, signal.SIGSTOP)
+            for one in tree(self.pid):
+                _kill(one.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        for process in tree(self.pid):
-            _kill(process.pid, signal.SIGCONT)
+        for one in tree(self.pid):
+            _kill(one.pid, signal.SIGCONT)
 
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -211,10 +218,10 @@ class Postgres:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise RuntimeError(f"initdb failed: {done.stderr.strip()}")
 
-    def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait_ready(self, started: subprocess.Popen[bytes]) -> None:
         deadline_s = time.monotonic() + START_TIMEOUT_S
         said = ""
-        while process.poll() is None and time.monotonic() < deadline_s:
+        while started.poll() is None and time.monotonic() < deadline_s:
             try:
                 if not self._has_user:
                     self.execute(f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'")
@@ -234,8 +241,8 @@ class Postgres:
         try:
             self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            for process in tree(self.pid):
-                _kill(process.pid, signal.SIGKILL)
+            for one in tree(self.pid):
+                _kill(one.pid, signal.SIGKILL)
             self._process.wait(STOP_TIMEOUT_S)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from millstream_server.adapters.sql import SqlStore
 
-from blackbox.postgres import Postgres
+from blackbox.postgres import USER, Postgres
 
 KINDS = ("sqlite", "postgresql")
 
@@ -32,21 +32,23 @@ def store_kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def make_database(store_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeDatabase]:
-    """Makes an empty database at each call, and returns its address."""
+    """Makes an empty place for a store at each call, and returns its address: a file, or a schema of the test's database."""
+    numbers = itertools.count()
     if store_kind == "sqlite":
-        numbers = itertools.count()
         yield lambda: f"sqlite:///{tmp_path}/store-{next(numbers)}.sqlite"
         return
     server: Postgres = request.getfixturevalue("postgres")
-    made: list[str] = []
+    database = server.create_database()
 
     def make() -> str:
-        made.append(server.create_database())
-        return made[-1]
+        number = next(numbers)
+        if number == 0:
+            return database  # its schema `public`, as everybody begins
+        server.execute(f"CREATE SCHEMA s{number} AUTHORIZATION {USER}", database.rsplit("/", 1)[1])
+        return f"{database}?options=-csearch_path%3Ds{number}"
 
     yield make
-    for url in made:
-        server.drop_database(url)
+    server.drop_database(database)
 
 
 @pytest.fixture

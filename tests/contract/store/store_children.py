@@ -169,17 +169,14 @@ def cancel_in_step(url: str, rounds: int, start: Barrier, told: Connection) -> N
     store.close()
 
 
-def do_everything(url: str, place: int, seconds: float, start: Barrier) -> None:
+def do_everything(url: str, place: int, steps: int, start: Barrier) -> None:
     """Do whatever nodes and commands do, at random, to runs and a package that all processes share; any refusal ends this process."""
     store = SqlStore.open(url, create=False)
     chance = random.Random(place)
     mine = f"n{place}"
     start.wait(30)
-    end_s = time.monotonic() + seconds
-    number = 0
-    while time.monotonic() < end_s:
-        number += 1
-        now_ms = 2_000 + round((seconds - end_s + time.monotonic()) * 1000)
+    for number in range(1, steps + 1):
+        now_ms = 2_000 + number * 20
         some = chance.choice(store.runs(limit=8) or [None])
         match chance.randrange(12):
             case 0 | 1 | 2:

@@ -205,7 +205,7 @@ def test_whatever_processes_do_at_once_every_run_ends_as_one_and_is_answered_onc
     count = 4
     barrier = processes.Barrier(count)
 
-    with started(*(processes.Process(target=store_children.do_everything, args=(store_url, n, 3.0, barrier)) for n in range(count))):
+    with started(*(processes.Process(target=store_children.do_everything, args=(store_url, n, 150, barrier)) for n in range(count))):
         pass
 
     store.expire_runs(answers, 1_000_000)
