@@ -10,9 +10,11 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 from running_platform import DLQ, INPUT, OUTPUT, Running, wheel
 
 from blackbox import java
@@ -136,6 +138,52 @@ def test_records_that_a_stranger_gets_wrong_end_as_the_text_says(running: Runnin
     assert sum(bool(letter.get("tombstone")) for letter in running.letters[letters:]) == 1
     headers = _result_headers(running, "w-event")
     assert (headers["kafka_correlationId"], headers["traceparent"], headers["ce_correlationid"]) == ("c-7", "00-1-2-01", "w-event")
+
+
+@pytest.mark.usefixtures("tried")
+@pytest.mark.parametrize("apart_s", [-600, 600], ids=["ten minutes behind", "ten minutes ahead"])
+def test_a_caller_whose_clock_is_wrong_has_the_time_that_it_gave(apart_s: int, running: Running, broker: Broker) -> None:
+    """Limits count from the broker's append time: neither the event's times nor the sender's timestamp are compared with a clock."""
+    now = datetime.now(UTC) + timedelta(seconds=apart_s)
+    name = "behind" if apart_s < 0 else "ahead"
+
+    def event(id: str, subject: str, limit_s: float) -> dict[str, str]:
+        times = {"ce_time": now.isoformat(), "ce_expirytime": (now + timedelta(seconds=limit_s)).isoformat()}
+        needed = {"ce_specversion": "1.0", "ce_id": f"{id}-{name}", "ce_type": "t", "ce_source": "/s", "ce_subject": subject}
+        return needed | times | {"ce_tenant": TENANT}
+
+    producer = Producer({"bootstrap.servers": broker.bootstrap})
+    sent_ms = int(now.timestamp() * 1000)
+    plain = {"id": f"c-plain-{name}", "pipeline": "length", "params": {"text": "abc"}, "timeout_s": 20}
+    for value, headers in (
+        (json.dumps(plain), {}),
+        ('{"text": "abc"}', event("c-event", "length", 20)),
+        ('{"x": 1, "seconds": 0.9}', event("c-late", "weigh", 0.2)),
+    ):
+        producer.produce(INPUT, value.encode(), headers=list(headers.items()), timestamp=sent_ms)
+    assert producer.flush(20) == 0
+
+    answers = running.answers([f"c-plain-{name}", f"c-event-{name}", f"c-late-{name}"])
+    assert [answer["status"] for answer in answers.values()] == ["ok", "ok", "expired"]
+
+
+@pytest.mark.usefixtures("tried")
+def test_an_answer_that_its_reply_topic_does_not_take_is_told_and_holds_up_nobody(running: Running, shell: dict[str, str]) -> None:
+    """It ends failed on the output topic, and the requests behind it on its partition are answered."""
+    create = "kafka-topics.sh --bootstrap-server $BROKER --create --topic ml.reply.small --partitions 1 --config max.message.bytes=2000"
+    say(create, shell)
+
+    running.send(
+        [
+            {"id": "s-large", "pipeline": "repeat", "params": {"text": "x", "times": 5000}, "reply_to": "ml.reply.small"},
+            {"id": "s-next", "pipeline": "repeat", "params": {"text": "x", "times": 3}},
+        ]
+    )
+
+    answers = running.answers(["s-large", "s-next"])
+    assert (answers["s-large"]["status"], _error(answers["s-large"], "code")) == ("failed", "result_too_large")
+    assert answers["s-next"]["result"] == "xxx"
+    assert running.counts(["s-large"]) == {"s-large": 1}
 
 
 @pytest.mark.usefixtures("tried")
