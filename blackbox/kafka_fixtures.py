@@ -67,7 +67,7 @@ def kafka_bootstrap(pytestconfig: pytest.Config) -> str:
 
 
 @pytest.fixture(scope="session")
-def kafka_settings(kafka_bootstrap: str) -> dict[str, str]:
+def kafka_settings(kafka_bootstrap: str) -> dict[str, str | int | float | bool]:
     """librdkafka settings that reach that broker or cluster: its address, and what KAFKA_OPTIONS (a JSON object) adds."""
     return {"bootstrap.servers": kafka_bootstrap, **json.loads(os.environ.get("KAFKA_OPTIONS") or "{}")}
 

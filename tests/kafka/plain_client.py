@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
-Settings = Mapping[str, str]
+Settings = dict[str, str | int | float | bool]
 """librdkafka settings; `bootstrap.servers` at least."""
 
 
 def make_topic(settings: Settings, name: str, partitions: int = 1, replication: int = -1) -> None:
     """Make a topic and wait until the broker says that it is there."""
-    admin = AdminClient(dict(settings))  # it must live until the answer is there
+    admin = AdminClient(settings)  # it must live until the answer is there
     admin.create_topics([NewTopic(name, partitions, replication)])[name].result()
 
 
 def append(settings: Settings, topic: str, values: Iterable[str]) -> None:
     """Append values to partition 0, each acknowledged by all replicas in sync."""
     faults: list[KafkaError] = []
+
+    def heard(fault: KafkaError | None, message: Message) -> None:
+        if fault is not None:
+            faults.append(fault)
+
     producer = Producer({**settings, "acks": "all", "enable.idempotence": True, "delivery.timeout.ms": 20_000, "log_level": 0})
     for value in values:
-        producer.produce(topic, value.encode(), partition=0, on_delivery=lambda fault, _: fault and faults.append(fault))
+        producer.produce(topic, value.encode(), partition=0, on_delivery=heard)
     unsent = producer.flush(30)
     assert not faults, faults
     assert not unsent
@@ -52,5 +57,5 @@ def topic_config(settings: Settings, topic: str) -> dict[str, str | None]:
 
 
 def _config(settings: Settings, resource: ConfigResource) -> dict[str, str | None]:
-    admin = AdminClient(dict(settings))
+    admin = AdminClient(settings)
     return {name: entry.value for name, entry in admin.describe_configs([resource])[resource].result().items()}

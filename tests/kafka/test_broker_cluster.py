@@ -6,7 +6,7 @@ import time
 
 import pytest
 from confluent_kafka.admin import AdminClient
-from plain_client import append, broker_config, make_topic, read
+from plain_client import Settings, append, broker_config, make_topic, read
 
 from blackbox.kafka import Cluster
 from blackbox.stream import wait_for
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.xdist_group("own brokers")
 
 def test_a_cluster_survives_the_death_of_one(kafka_cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     """The leader is killed: the other two take records on, and it catches up when it comes back."""
-    settings = {"bootstrap.servers": kafka_cluster.bootstrap}
+    settings: Settings = {"bootstrap.servers": kafka_cluster.bootstrap}
     make_topic(settings, "kept", partitions=3)
     append(settings, "kept", ["before"])
     leader = AdminClient(settings).list_topics("kept", timeout=10).topics["kept"].partitions[0].leader
@@ -39,7 +39,7 @@ def test_a_cluster_survives_the_death_of_one(kafka_cluster: Cluster, capsys: pyt
 
 def test_a_cluster_keeps_three_copies_and_acknowledges_two(kafka_cluster: Cluster) -> None:
     """Topics for which nobody asks otherwise, and those of the brokers themselves."""
-    settings = {"bootstrap.servers": kafka_cluster.bootstrap}
+    settings: Settings = {"bootstrap.servers": kafka_cluster.bootstrap}
     admin = AdminClient(settings)
     make_topic(settings, "plain")
     wait_for(lambda: "plain" in admin.list_topics(timeout=10).topics, 10, "all brokers to hear of it")

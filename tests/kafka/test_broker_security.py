@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, AdminClient, NewTopic, ResourcePatternType, ResourceType
-from plain_client import append, make_topic, read
+from plain_client import Settings, append, make_topic, read
 
 from blackbox.kafka import Broker
 from blackbox.kafka_security import encryption, passwords
@@ -20,10 +20,8 @@ def test_passwords_and_rights_stand_before_a_broker(tmp_path: Path) -> None:
     """A wrong password is refused; a right one lets in, to what is granted and no further."""
     guard = passwords(USERS, rulers=["admin"])
     with Broker(tmp_path, properties=guard.properties) as broker:
-        wrong, caller, admin = (
-            {"bootstrap.servers": broker.bootstrap, "log_level": "0", **settings}
-            for settings in (guard.client("caller", "another word"), guard.client("caller"), guard.client("admin"))
-        )
+        plain: Settings = {"bootstrap.servers": broker.bootstrap, "log_level": 0}
+        wrong, caller, admin = plain | guard.client("caller", "another word"), plain | guard.client("caller"), plain | guard.client("admin")
         make_topic(admin, "granted")
         grant(admin, "caller", "granted")
 
@@ -42,15 +40,15 @@ def test_a_broker_encrypts(tmp_path: Path) -> None:
     """With passwords inside; a client that does not know the certificate stays outside."""
     guard = encryption(tmp_path, within=passwords(USERS, rulers=["admin"]))
     with Broker(tmp_path / "kafka", properties=guard.properties) as broker:
-        knows = {"bootstrap.servers": broker.bootstrap, "log_level": "0", **guard.client("admin")}
-        doubts = {name: value for name, value in knows.items() if name != "ssl.ca.location"}
+        knows: Settings = {"bootstrap.servers": broker.bootstrap, "log_level": 0, **guard.client("admin")}
+        doubts: Settings = {name: value for name, value in knows.items() if name != "ssl.ca.location"}
 
         assert AdminClient(knows).list_topics(timeout=20).brokers
         with pytest.raises(KafkaException):
             AdminClient(doubts).list_topics(timeout=2)
 
 
-def grant(admin: dict[str, str], user: str, topic: str) -> None:
+def grant(admin: Settings, user: str, topic: str) -> None:
     """Let a user write to and read from a topic, in any group."""
     rights = (
         (ResourceType.TOPIC, topic, AclOperation.READ),

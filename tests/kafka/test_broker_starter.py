@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
-from plain_client import append, broker_config, make_topic, read, topic_config
+from plain_client import Settings, append, broker_config, make_topic, read, topic_config
 
 from blackbox import java
 from blackbox.kafka import LOAD, Broker, BrokerFailed
@@ -32,7 +32,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         yield broker
 
 
-def settings(broker: Broker) -> dict[str, str]:
+def settings(broker: Broker) -> Settings:
     return {"bootstrap.servers": broker.bootstrap}
 
 
@@ -129,7 +129,7 @@ def test_clients_are_sent_to_the_advertised_address(tmp_path: Path) -> None:
     with broker:
         told = AdminClient({"bootstrap.servers": broker.address}).list_topics(timeout=10).brokers[1]
 
-    assert (told.host, told.port) == ("127.0.0.1", proxy)
+    assert f"{told.host}:{told.port}" == f"127.0.0.1:{proxy}"
     assert broker.bootstrap == f"127.0.0.1:{proxy}"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from plain_client import append, make_topic, read
+from plain_client import Settings, append, make_topic, read
 
 from blackbox.ports import free_ports
 
@@ -25,7 +25,7 @@ class Developer:
     def __init__(self, data: Path) -> None:
         self.data = data
         self.port = free_ports(1)[0]
-        self.settings = {"bootstrap.servers": f"127.0.0.1:{self.port}"}
+        self.settings: Settings = {"bootstrap.servers": f"127.0.0.1:{self.port}"}
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "blackbox.kafka_dev", command, "--data", str(self.data), "--port", str(self.port)]
