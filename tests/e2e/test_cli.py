@@ -255,7 +255,7 @@ def test_a_release_is_shown_with_its_pipelines_and_environment(running: Running)
     assert isinstance(environments, list)
     assert (Path(environments[0]["prefix"]) / "MANIFEST.json").is_file()
     assert "x: number\n" in text
-    assert "harm: string (optional)" in text
+    assert 'harm: string (default "")' in text
 
 
 # --- deploy -----------------------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def test_on_a_terminal_a_line_answers_which_release_did_what(running: Running, t
 
     assert re.fullmatch(CLOCK + r" info weigh acme.scale v1 weigh 1\.0\.0 req shown try 1 \| weighs 4\.0", author)
     assert re.fullmatch(CLOCK + r" info weigh acme req shown try 1 \| intake: 1 read in .*", intake)
-    assert re.fullmatch(CLOCK + r" info weigh acme\.scale v1 weigh 1\.0\.0 req shown try 1 \| dispatch: batch \d+ of 1", batch)
+    assert re.fullmatch(CLOCK + r" info weigh acme\.scale v1 weigh 1\.0\.0 req shown try 1 \| dispatch: batch \d+, 1 request", batch)
     assert re.fullmatch(CLOCK + r" info req shown \| commit: 1 in .*", commit)
 
 

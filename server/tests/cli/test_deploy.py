@@ -146,8 +146,8 @@ def test_durations_are_told_in_two_units(seconds: float, text: str) -> None:
 
 
 def test_tables_are_aligned_and_cut_to_the_width() -> None:
-    """Columns are as wide as their widest cell; what does not fit ends in three dots."""
-    lines = table(("A", "LONG"), [("xyz", "value"), ("b\n", "v" * 30)], width=20)
+    """Columns are as wide as their widest cell; what does not fit ends in three dots, and of several lines only the first is shown."""
+    lines = table(("A", "LONG"), [("xyz", "value\nTraceback"), ("b\t", "v" * 30)], width=20)
 
-    assert lines == ["A    LONG", "xyz  value", "b\\n  vvvvvvvvvvvv..."]
+    assert lines == ["A    LONG", "xyz  value", "b\\t  vvvvvvvvvvvv..."]
     assert cut("abc", 3) == "abc"

@@ -51,13 +51,39 @@ def test_times_are_shown_in_the_readers_time_zone() -> None:
     assert render(AUTHORS, utc_offset_s=-3600).startswith("11:03:11.482 ")
 
 
-@pytest.mark.parametrize("evil", ["a\nb", "a\r\x1b[2Jb", "\x9b31m", "\u2028x", "\u202egnp.exe", "\0", "\ud800"])
+@pytest.mark.parametrize("evil", ["a\r\x1b[2Jb", "\x9b31m", "\u2028x", "\u202egnp.exe", "\0", "\ud800"])
 def test_no_text_can_leave_its_line_or_steer_the_terminal(evil: str) -> None:
     """Control, format and line separator characters are shown escaped, wherever they stand."""
     line = msgspec.structs.replace(AUTHORS, message=evil, request_ids=(evil,), tenant=evil, pipeline=evil, event=evil)
 
     assert render(line).isprintable()
     assert b"\n" not in encode_line(line)
+
+
+def test_what_has_several_lines_stands_below_its_line_and_can_pass_for_no_other() -> None:
+    """Further lines of a message, and the traceback of a failure, are indented and escaped line by line; names stay on the line."""
+    forged = "failed\n12:03:11.482 info | forged\n\x1b[2J\n"
+    line = msgspec.structs.replace(AUTHORS, event="result", message=forged, tenant="a\nb", model="", duration_s=0.25)
+    traced = msgspec.structs.replace(line, message="failed", extra={"traceback": 'Traceback:\n  File "\x07"\n'})
+
+    assert render(line).split("\n")[0].endswith(r" detect a\nb v2 anomaly 2.0.0 req 01J9 try 1 | result: failed (0.250 s)")
+    assert render(line).split("\n")[1:] == ["    12:03:11.482 info | forged", r"    \x1b[2J"]
+    assert render(traced).split("\n")[1:] == ["    Traceback:", r'      File "\x07"']
+    assert render(msgspec.structs.replace(line, event="author")).split("\n")[0].endswith("| failed")
+
+
+def test_of_a_long_traceback_a_terminal_shows_the_end() -> None:
+    """What a node writes at once stays below the size that a pipe takes; whoever asks for all gets all."""
+    line = msgspec.structs.replace(
+        AUTHORS, extra={"traceback": "\n".join(f"frame {n} " + "x" * 90 for n in range(200)) + "\nValueError: the end"}
+    )
+
+    shown, whole = render(line), render(line, most_bytes=0)
+
+    assert len(shown.encode()) <= 4000
+    assert shown.split("\n")[1].endswith("lines are not shown here; see: millstream logs]")
+    assert shown.endswith("    ValueError: the end")
+    assert whole.count("\n") == 201
 
 
 @given(texts)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import msgspec
-from millstream_server.cli.status import draw
-from millstream_server.core.status import NodeStatus, ReleaseStatusRow, WorkerStatus, encode_status
+from millstream_server import app
+from millstream_server.cli.health import GONE_MS, living, troubles
+from millstream_server.cli.status import NO_LIMIT, draw
+from millstream_server.core.status import NodeStatus, ReleaseStatusRow, WorkerStatus, decode_status, encode_status
 from millstream_server.core.store import NodeRow
 
 NOW_MS = 1_800_000_000_000
@@ -46,8 +48,9 @@ def row(node: str = "node-1", *, age_ms: int = 200, **changes: object) -> NodeRo
     return NodeRow(node, "i", NOW_MS - age_ms, encode_status(msgspec.structs.replace(status, **changes)))
 
 
-def screen(*rows: NodeRow, width: int = 80, height: int = 24) -> list[str]:
-    return draw(list(rows), NOW_MS, where="/data", width=width, height=height)
+def screen(*rows: NodeRow, width: int = 80, height: int = 24, held_by: str = "") -> list[str]:
+    alive = {row.node for row in rows if NOW_MS - row.updated_ms < GONE_MS}
+    return draw(list(rows), NOW_MS, alive=alive, where="/data", held_by=held_by, width=width, height=height)
 
 
 def test_a_healthy_node_has_its_head_and_a_line_a_release() -> None:
@@ -72,10 +75,14 @@ def test_what_is_unhealthy_stands_first_with_its_whole_mend() -> None:
 
 
 def test_the_last_error_of_a_release_stands_below_it() -> None:
-    """The error has its mend, cut to the screen."""
-    shown = screen(row(releases=(release(last_error="pipeline_raised: boom", last_error_mend="millstream logs"),)))
+    """Its first line, and on a line of its own the mend: a long error is cut to the screen, and the mend stays."""
+    error = "pipeline_raised: boom" + "!" * 80 + "\nTraceback (most recent call last):"
+    shown = screen(row(releases=(release(last_error=error, last_error_mend="millstream logs"),)))
+    piped = screen(row(releases=(release(last_error=error, last_error_mend="millstream logs"),)), width=NO_LIMIT)
 
-    assert shown[4] == "  last error: pipeline_raised: boom; mend: millstream logs"
+    assert shown[4] == "  last error: pipeline_raised: boom" + "!" * 42 + "..."
+    assert shown[5] == piped[5] == "  mend: millstream logs"
+    assert piped[4] == "  last error: pipeline_raised: boom" + "!" * 80
 
 
 def test_a_node_that_fell_silent_is_gone() -> None:
@@ -84,9 +91,9 @@ def test_a_node_that_fell_silent_is_gone() -> None:
     beside = screen(row("old", age_ms=12_000), row("new"))
 
     assert shown[0] == "! no node works on /data; mend: millstream up --data-dir /data"
-    assert shown[-1] == "node old is gone: it said nothing for 12 s (pid 4242)"
+    assert shown[-1] == "node old is gone: it last spoke 12 s ago (pid 4242)"
     assert not any("anomaly" in line for line in shown)
-    assert "old is gone" in beside[0]
+    assert "old is gone: it" in beside[0]
     assert not any(line.startswith("!") for line in beside)
 
 
@@ -116,3 +123,62 @@ def test_no_text_can_leave_its_line() -> None:
     shown = screen(row(releases=(release(last_error="\x1b[2J\n"),), unhealthy=("\x1b[2J",)))
 
     assert all(line.isprintable() for line in shown)
+
+
+def test_a_traceback_in_a_sentence_leaves_its_headline_and_its_mend() -> None:
+    """A reason of many lines is told by its first; the step that mends it stays whole."""
+    sentence = "a==2 is BROKEN: module a cannot be imported: KeyError\nTraceback:\n  x; mend: millstream logs --release a==2"
+    shown = screen(row(unhealthy=(sentence,)))
+
+    assert shown[:2] == ["! node-1: a==2 is BROKEN: module a cannot be imported: KeyError; mend:", "    millstream logs --release a==2"]
+    assert not any("Traceback" in line for line in shown)
+
+
+BROKEN = "anomaly==2.0.0 is BROKEN: no module tyme\nTraceback; mend: read it"
+
+
+def test_a_deployment_that_was_given_up_is_a_note_while_another_release_serves() -> None:
+    """Nobody is answered worse for it, so the node is well; the note says what serves and how it is cleared."""
+    failed = release(environment="BROKEN", release="FAILED", workers=())
+    beside = screen(row(unhealthy=(BROKEN,), releases=(failed, release(version="1.0.0"))), width=NO_LIMIT)
+    alone = screen(row(unhealthy=(BROKEN,), releases=(failed, release("churn"))), width=NO_LIMIT)
+
+    assert not any(line.startswith("!") for line in beside)
+    assert beside[-1].startswith("note node-1: anomaly==2.0.0 was given up: no module tyme; anomaly==1.0.0 serves on; to clear this note, ")
+    assert alone[0] == "! node-1: anomaly==2.0.0 is BROKEN: no module tyme; mend: read it"
+
+
+def test_a_broken_release_that_models_still_need_stays_a_fault() -> None:
+    """Only a deployment that was given up is a note: a kept release answers for its models, and cannot."""
+    node = decode_status(row(unhealthy=(BROKEN,), releases=(release(environment="BROKEN", release="KEPT"), release(version="3"))).status)
+
+    assert [trouble.note for trouble in troubles(node)] == [False]
+
+
+def test_a_node_that_was_killed_is_gone_at_once(ports: app.Ports) -> None:
+    """The kernel gave its lock back, so its last words, however fresh, are not believed; nor those of another process than the holder."""
+    rows = [row()]
+
+    killed = living(ports, rows, NOW_MS)
+    with app.Hold(ports.data_dir):
+        held_by_another = living(ports, rows, NOW_MS)
+        (ports.data_dir / "node.lock").write_text("pid 4242: millstream up")
+        held = living(ports, rows, NOW_MS)
+        silent = living(ports, [row(age_ms=12_000)], NOW_MS)
+
+    assert (killed, held_by_another, held, silent) == (frozenset(), frozenset(), {"node-1"}, frozenset())
+
+
+def test_nodes_that_share_a_store_are_judged_by_when_they_spoke(ports: app.Ports) -> None:
+    """Their data directories, and locks, are on other machines."""
+    shared = msgspec.structs.replace(ports.settings.shared, store="postgresql://somewhere")
+    elsewhere = app.Ports(msgspec.structs.replace(ports.settings, shared=shared), create=False)
+
+    assert living(elsewhere, [row(), row("old", age_ms=12_000)], NOW_MS) == {"node-1"}
+
+
+def test_who_holds_the_data_directory_and_says_nothing_is_named() -> None:
+    """A node that starts has not spoken yet, and one that hangs never does."""
+    shown = screen(row(age_ms=12_000), held_by="pid 7: millstream up", width=NO_LIMIT)
+
+    assert shown[0].startswith("! pid 7: millstream up holds /data and has said nothing yet: it starts, or hangs; mend: millstream doctor")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from millstream_server import app, config
+from millstream_server.cli.health import living, pid_in, troubles
 from millstream_server.core.errors import Invalid, MillstreamError
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def check_holder(patient: Patient) -> Iterator[Finding]:
     if held_by is None:
         yield Finding("node", "note", f"no node works here; start one: millstream up --data-dir {patient.quoted}")
         return
-    pid = _pid_in(held_by)
+    pid = pid_in(held_by)
     node = next((node for node in _living_nodes(patient) if node.pid == pid), None)
     if node is None:
         search = f"find it: fuser {shlex.quote(str(patient.data_dir / 'node.lock'))}"
@@ -207,15 +208,8 @@ def check_holder(patient: Patient) -> Iterator[Finding]:
         yield Finding("node", "fault", f"{held_by} holds the data directory, but no node reported in the last 10 s", mend)
         return
     yield Finding("node", "ok", f"{node.node}, pid {pid}")
-    for sentence in node.unhealthy:
-        detail, _, mend = sentence.partition("; mend: ")
-        yield Finding("node", "fault", detail, mend or "millstream status")
-
-
-def _pid_in(text: str) -> int:
-    """The pid in a lock's text, `pid N: command`; 0 where there is none."""
-    words = text.replace(":", " ").split()
-    return int(words[1]) if len(words) > 1 and words[0] == "pid" and words[1].isdigit() else 0
+    for trouble in troubles(node):
+        yield Finding("node", "note" if trouble.note else "fault", trouble.said, trouble.mend or "millstream status")
 
 
 def _living_nodes(patient: Patient) -> list[NodeStatus]:
@@ -223,8 +217,9 @@ def _living_nodes(patient: Patient) -> list[NodeStatus]:
 
     if patient.ports is None:
         return []
-    fresh_ms = time.time_ns() // 1_000_000 - 10_000
-    return [decode_status(row.status) for row in patient.ports.store.nodes() if row.updated_ms > fresh_ms]
+    rows, now_ms = patient.ports.store.nodes(), time.time_ns() // 1_000_000
+    alive = living(patient.ports, rows, now_ms)
+    return [decode_status(row.status) for row in rows if row.node in alive]
 
 
 def check_databases(patient: Patient) -> Iterator[Finding]:

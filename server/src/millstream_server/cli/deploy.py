@@ -57,8 +57,8 @@ def deploy(invocation: Invocation, release: str, no_wait: bool, cancel: bool) ->
     """Make a published version the current release, and follow it until it is.
 
     Every node builds the release's environment, checks it and starts workers, while the release before it goes on answering; when
-    all are READY the new one is current. Where one cannot, the old one stays, and the reason is told. Ctrl-C stops the watching,
-    not the deployment.
+    all are READY the new one is current. Where one cannot, the old one stays, and the reason is told. Warns where tenants have models
+    that the new release asks for by another name, or trains no more. Ctrl-C stops the watching, not the deployment.
     """
     target = Target.parse(release)
     if cancel:
@@ -68,6 +68,7 @@ def deploy(invocation: Invocation, release: str, no_wait: bool, cancel: bool) ->
         raise click.UsageError(f"name the version too, as in {target.package}==1.0.0; see: millstream releases list")
     with invocation.ports() as ports:
         wanted = _begin(ports, target)
+        _warn(ports.store, wanted)
         if wanted is None:
             click.echo(f"{target.package}=={target.version} is current already", err=True)
             return 0
@@ -115,6 +116,18 @@ def _begin(ports: Ports, target: Target) -> Release | None:
         if ports.store.save_package(begin_deploy(state, release)):
             return release
     raise _lost_races(release.manifest.package)
+
+
+def _warn(store: Store, wanted: Release | None) -> None:
+    """Tell what the deployment takes from tenants who have models now."""
+    from millstream_server.cli.printing import caution
+    from millstream_server.core.model_names import left_behind
+
+    state = store.package(wanted.manifest.package) if wanted is not None else None
+    if wanted is None or state is None or state.current is None or state.current.build_id == wanted.build_id:
+        return
+    for each in left_behind(state.current, wanted, store.models()):
+        caution(each.message, each.mend)
 
 
 def _cancel(store: Store, target: Target) -> int:

@@ -74,9 +74,8 @@ def list_(invocation: Invocation, limit: int | None, as_json: bool) -> None:
 @pass_invocation
 def show(invocation: Invocation, letter: str, raw: bool, as_json: bool) -> None:
     """Show one dead letter: where it came from, why it died, its headers and its bytes."""
-    from millstream_server.cli.printing import moment, print_json, write_bytes
+    from millstream_server.cli.printing import facts, moment, print_json, write_bytes
     from millstream_server.cli.records import headers_as_json
-    from millstream_server.core.logbook import plain
 
     with invocation.ports() as ports:
         found = find_letters(ports.log, [letter])[0]
@@ -86,7 +85,7 @@ def show(invocation: Invocation, letter: str, raw: bool, as_json: bool) -> None:
     if as_json:
         print_json(_as_json(found))
         return
-    facts = [
+    pairs = [
         ("letter", found.place),
         ("request", found.request_id or "(its id cannot be read)"),
         ("origin", f"{found.origin}, appended {moment(found.append_ms)}"),
@@ -95,11 +94,11 @@ def show(invocation: Invocation, letter: str, raw: bool, as_json: bool) -> None:
         ("attempts", found.attempt),
         ("key", "-" if found.record.key is None else found.record.key.decode("utf-8", "backslashreplace")),
     ]
-    facts += [("header", f"{name} = {value}") for name, value in headers_as_json(found.record.headers).items() if not _OURS.match(name)]
+    pairs += [("header", f"{name} = {value}") for name, value in headers_as_json(found.record.headers).items() if not _OURS.match(name)]
     value = found.record.value
-    facts.append(("bytes", "(none)" if value is None else value.decode("utf-8", "backslashreplace")))
-    for name, fact in facts:
-        click.echo(plain(f"{name:<10} {fact}"))
+    pairs.append(("bytes", "(none)" if value is None else value.decode("utf-8", "backslashreplace")))
+    for line in facts(pairs):
+        click.echo(line)
 
 
 @dlq.command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,18 +28,31 @@ LOOK_EVERY_S = 0.5
 @click.command(
     cls=Command,
     examples=[
-        ('millstream invoke train --tenant acme --params \'{"source": "metrics/a.csv"}\'', ""),
-        ("millstream invoke detect --tenant acme --params @reading.json", ""),
-        ("cat reading.json | millstream invoke detect --tenant acme --params - --timeout 5", ""),
-        ("millstream invoke train --tenant acme --no-wait", "then: millstream runs list"),
+        (
+            "millstream invoke anomaly_train --tenant acme --params '{\"values\": [20.0, 20.5, 19.5]}'",
+            "a package of `millstream init anomaly`",
+        ),
+        ('millstream invoke anomaly_judge --tenant acme --params \'{"reading": {"sensor": "door", "value": 27.5}}\'', ""),
+        ("cat reading.json | millstream invoke anomaly_judge --tenant acme --params - --timeout 5", ""),
+        ("millstream invoke anomaly_train --tenant acme --params @values.json --no-wait", "then: millstream runs list"),
     ],
 )
 @click.argument("pipeline")
 @click.option("--tenant", default="default", show_default=True, metavar="T", help="Whose model is meant; also the record's key.")
 @click.option("--params", default="{}", metavar="JSON|@FILE|-", help="The parameters, a file that holds them, or - for standard input.")
 @click.option("--no-wait", is_flag=True, help="Print where the request lies on the log, and end.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="S", help="Wait so many seconds; the request stays on the log.")
-@click.option("--deadline", type=click.FloatRange(0, min_open=True), metavar="S", help="The platform gives it up after so many seconds.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="S",
+    help="Wait so many seconds; the request stays on the log. [default: wait until it is answered, also for a node to start]",
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(0, min_open=True),
+    metavar="S",
+    help="The request's timeout_s: without a result so many seconds after it was sent it is answered `expired`. [default: none]",
+)
 @click.option("--id", "request_id", metavar="ID", help="The request's id. [default: a new one]")
 @click.option("--idempotency-key", default="", metavar="K", help="Of training: the same key and parameters are one run. [default: the id]")
 @click.option("--full", is_flag=True, help="Print the whole result: release, model version, durations.")
@@ -68,7 +82,7 @@ def invoke(
         id=request_id or new_id(time.time_ns() // 1_000_000),
         pipeline=pipeline,
         tenant=tenant,
-        params=_params(params),
+        params=_params(params, lambda: _shown_by(invocation, pipeline)),
         timeout_s=deadline or 0.0,
         idempotency_key=idempotency_key,
     )
@@ -82,8 +96,8 @@ def invoke(
         return _wait(ports, request, timeout, full=full)
 
 
-def _params(text: str) -> msgspec.Raw:
-    """The parameters' JSON, as bytes.
+def _params(text: str, shown_by: Callable[[], str]) -> msgspec.Raw:
+    """The parameters' JSON, as bytes; `shown_by` names the command that shows what the pipeline takes.
 
     Raises:
         Invalid: bad_input, saying where it is not JSON.
@@ -106,8 +120,25 @@ def _params(text: str) -> msgspec.Raw:
         return msgspec.Raw(msgspec.json.encode(msgspec.json.decode(data)) if b"\n" in data else msgspec.json.decode(data, type=msgspec.Raw))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         shown = data[:60].decode("utf-8", "backslashreplace")
+        if b": ..." in data:  # a mend of ours was pasted as it stands
+            mend = f"write values in the place of the dots; what the pipeline takes: {shown_by()}"
+            raise Invalid("bad_input", f"the parameters hold dots where values belong: {shown}", where=where, mend=mend) from None
         mend = "give an object such as '{\"x\": 1}'"
         raise Invalid("bad_input", f"the parameters are not JSON: {error}: {shown}", where=where, mend=mend) from None
+
+
+def _shown_by(invocation: Invocation, pipeline: str) -> str:
+    """The command that shows what a pipeline takes: of its package, where a release that answers has it."""
+    from millstream_server.core.errors import MillstreamError
+
+    try:
+        with invocation.ports() as ports:
+            packages = ports.store.packages()
+    except MillstreamError:
+        packages = []  # told when it is what stands in the way; here the parameters are
+    current = [state.current for state in packages if state.current is not None]
+    having = [r.manifest.package for r in current if any(p.name == pipeline for p in r.manifest.pipelines)]
+    return f"millstream releases show {having[0]}" if having else "millstream releases list"
 
 
 def _check(request: object) -> None:

@@ -26,7 +26,8 @@ LAST_LINES = 200
 @click.command(
     cls=Command,
     examples=[
-        ("millstream logs -f", "what happens from now on"),
+        ("millstream logs -f", "the last 200 lines, then what happens from now on"),
+        ("millstream logs -f -n 0", "only what happens from now on"),
         ("millstream logs --request 01J9Z7M0C4", "one request from intake to commit, also across a restart"),
         ("millstream logs --tenant acme --release anomaly==2.0.0", ""),
         ("millstream logs --level error --json", ""),
@@ -57,8 +58,8 @@ def logs(
 ) -> None:
     """Read the one log of node and workers: who did what for which request, in which release.
 
-    A line of a terminal is: time, level, pipeline, model, release, request, try | what happened. --json prints the lines as the
-    file has them.
+    A line of a terminal is: time, level, pipeline, model, release, request, try | what happened. Below it, indented, stands what has
+    several lines: a traceback, or what pipeline code logged. --json prints the lines as the file has them.
     """
     from millstream_server.core.logbook import Selection
 
@@ -66,7 +67,13 @@ def logs(
     asked = bool(request or tenant or release or run or level != "debug")
     last = lines if lines is not None else None if asked else LAST_LINES
     with invocation.ports() as ports:
-        print_lines(ports.logbook_folder, selection, as_json=as_json, follow=follow, last=last, request=request)
+        about = ", ".join(
+            f"{name} {value}" for name, value in (("request", request), ("tenant", tenant), ("release", release), ("run", run)) if value
+        )
+        what = f" about {about}" if about else ""
+        least = f" of level {level} or above" if level != "debug" else ""
+        nothing = f"no lines{what}{least} in {ports.logbook_folder}" + (" yet; Ctrl-C ends the waiting" if follow else "")
+        print_lines(ports.logbook_folder, selection, as_json=as_json, follow=follow, last=last, request=request, nothing=nothing)
 
 
 def print_lines(
@@ -78,6 +85,7 @@ def print_lines(
     last: int | None = None,
     request: str = "",
     stop: Callable[[], bool] | None = None,
+    nothing: str = "",
 ) -> None:
     """Print the chosen lines of a log folder.
 
@@ -85,14 +93,15 @@ def print_lines(
         follow: go on with lines as they come, until `stop` says so (asked when nothing comes) or Ctrl-C.
         last: of the lines that are there now only so many, the newest.
         request: the id that stands for a batch that has it.
+        nothing: said on standard error where no line is there now.
     """
     from millstream_server.cli.printing import write_bytes
-    from millstream_server.core.logbook import render
+    from millstream_server.core.logbook import plain, render
 
     offset_s = int(time.localtime().tm_gmtoff)
 
     def show(data: bytes, line: Line) -> bytes:
-        return data if as_json else render(line, utc_offset_s=offset_s, request=request).encode("utf-8", "backslashreplace")
+        return data if as_json else render(line, utc_offset_s=offset_s, request=request, most_bytes=0).encode("utf-8", "backslashreplace")
 
     def show_all(found: Iterable[tuple[bytes, Line]]) -> bool:
         shown = False
@@ -103,7 +112,9 @@ def print_lines(
 
     tail = Tail(folder)
     present = _chosen(tail.present(), selection)
-    show_all(present if last is None else deque(present, maxlen=last))
+    shown = show_all(present if last is None else deque(present, maxlen=last))
+    if not shown and nothing and last != 0:
+        click.echo(plain(nothing), err=True)
     ending = False
     while follow:
         came = show_all(_chosen(tail.news(), selection))

@@ -103,7 +103,8 @@ class Root(Group):
     examples=[
         ("millstream up", "the platform on ~/.millstream, until Ctrl-C"),
         ("millstream init anomaly && cd anomaly && millstream build && millstream publish && millstream deploy anomaly==0.1.0", ""),
-        ("millstream invoke train --tenant acme --params '{\"rows\": 100}'", ""),
+        ("millstream invoke anomaly_train --tenant acme --params '{\"values\": [20.0, 20.5, 19.5]}'", ""),
+        ('millstream invoke anomaly_judge --tenant acme --params \'{"reading": {"sensor": "door", "value": 27.5}}\'', ""),
         ("millstream status --watch", ""),
     ],
 )

@@ -58,9 +58,8 @@ def list_(invocation: Invocation, tenant: str, as_json: bool) -> None:
 @pass_invocation
 def show(invocation: Invocation, model: str, as_json: bool) -> None:
     """Show one model: every version with release, run, parameters, metrics, files and signature."""
-    from millstream_server.cli.printing import moment, print_json
+    from millstream_server.cli.printing import facts, moment, print_json
     from millstream_server.core.errors import Invalid
-    from millstream_server.core.logbook import plain
 
     tenant, _, name = model.partition(".")
     with invocation.ports() as ports:
@@ -77,20 +76,34 @@ def show(invocation: Invocation, model: str, as_json: bool) -> None:
             mark = " (champion)" if version.version == state.champion else ""
             metrics = ", ".join(f"{key} {value:g}" for key, value in version.metrics.items())
             click.echo(f"\nversion {version.version}{mark}")
-            for key, value in (
+            pairs = (
                 ("release", f"{_label(version)} (build {version.build_id})"),
                 ("trained", f"{moment(version.created_ms)} by run {version.run}, attempt {version.attempt}"),
-                ("params", version.params_json),
+                ("params", _spoken_params(ports, version)),
                 ("metrics", metrics or "none"),
                 ("files", f"{version.size_bytes} bytes in {_location(ports, version)}"),
                 ("signed by", version.artifact.key_id),
-            ):
-                click.echo(plain(f"  {key:<10} {value}"))
+            )
+            for line in facts(pairs):
+                click.echo(f"  {line}")
 
 
 def _versions(ports: Ports, state: ModelState) -> list[ModelVersion]:
     """Every version ever trained, oldest first."""
     return [version for _, version in ports.store.model_versions(tenant=state.tenant, model=state.model)]
+
+
+def _left_out_bytes(ports: Ports, version: ModelVersion) -> int:
+    """The size of parameters that were too large to travel with the version, else 0: its run has them whole."""
+    if version.params_json != "{}":
+        return 0
+    run = ports.store.run(version.run)
+    return len(run.params) if run is not None and run.params.strip() != b"{}" else 0
+
+
+def _spoken_params(ports: Ports, version: ModelVersion) -> str:
+    size_bytes = _left_out_bytes(ports, version)
+    return f"too large, {size_bytes} bytes; see: millstream runs show {version.run} --json" if size_bytes else version.params_json
 
 
 def _label(version: ModelVersion) -> str:
@@ -99,7 +112,8 @@ def _label(version: ModelVersion) -> str:
 
 def _location(ports: Ports, version: ModelVersion) -> Path:
     """Where the version's files are on this machine, or would be: a listing says so even of files that are gone."""
-    return ports.data_dir / "artifacts" / version.location
+    shared = ports.settings.shared.artifacts
+    return (Path(shared).expanduser().absolute() if shared else ports.data_dir / "artifacts") / version.location
 
 
 def _as_json(ports: Ports, state: ModelState, versions: list[ModelVersion]) -> dict[str, object]:
@@ -116,7 +130,11 @@ def _as_json(ports: Ports, state: ModelState, versions: list[ModelVersion]) -> d
 
 
 def _version_as_json(ports: Ports, state: ModelState, version: ModelVersion) -> dict[str, object]:
-    """One version: `manifest` is the exact text that was signed, so that anybody can check the signature again."""
+    """One version: `manifest` is the exact text that was signed, so that anybody can check the signature again.
+
+    `params` is null where they were too large to travel with the version; `params_size_bytes` then says how large, and the run has them.
+    """
+    left_out_bytes = _left_out_bytes(ports, version)
     return {
         "version": version.version,
         "champion": version.version == state.champion,
@@ -127,7 +145,8 @@ def _version_as_json(ports: Ports, state: ModelState, version: ModelVersion) -> 
         "run": version.run,
         "attempt": version.attempt,
         "created_ms": version.created_ms,
-        "params": msgspec.json.decode(version.params_json),
+        "params": None if left_out_bytes else msgspec.json.decode(version.params_json),
+        **({"params_size_bytes": left_out_bytes} if left_out_bytes else {}),
         "metrics": version.metrics,
         "size_bytes": version.size_bytes,
         "location": str(_location(ports, version)),

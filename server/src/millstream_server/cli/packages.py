@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command(
     cls=Command,
     examples=[
-        ("millstream init anomaly", "a package of three pipelines, with tests"),
+        ("millstream init anomaly", "a package of four pipelines, with tests"),
         ("cd anomaly && millstream build && millstream publish && millstream deploy anomaly==0.1.0", ""),
     ],
 )
@@ -52,10 +52,11 @@ def build(invocation: Invocation, folder: Path, out: Path | None) -> int:
     """Build a package into a wheel that carries its lock and its manifest.
 
     Prints the path of the wheel. Resolves the dependencies into hashes, builds the wheel with the package's own backend, installs
-    both in an environment of their own, imports the package and reads its pipelines from its type hints. Ctrl-C leaves nothing
-    unfinished behind.
+    both in an environment of their own, imports the package and reads its pipelines from its type hints. Warns of an inference whose
+    model no training of the package makes. Ctrl-C leaves nothing unfinished behind.
     """
-    from millstream_server.cli.printing import LivePhases
+    from millstream_server.cli.printing import LivePhases, caution
+    from millstream_server.core.model_names import never_trained
     from millstream_server.environments.build import build_package
 
     live = LivePhases()
@@ -75,6 +76,8 @@ def build(invocation: Invocation, folder: Path, out: Path | None) -> int:
     manifest = built.manifest
     pipelines = ", ".join(f"{pipeline.name} ({pipeline.kind})" for pipeline in manifest.pipelines) or "no pipelines"
     click.echo(f"built {manifest.package}=={manifest.version}, build {manifest.build_id}, Python {manifest.python}: {pipelines}", err=True)
+    for each in never_trained(manifest):
+        caution(each.message, each.mend)
     click.echo(f"next: millstream publish {shlex.quote(str(_near_path(built.wheel)))}", err=True)
     click.echo(str(built.wheel))
     return 0

@@ -1,4 +1,4 @@
-"""How commands print: tables that fit the terminal, JSON, times, and live lines of phases."""
+"""How commands print: tables that fit the terminal, facts, JSON, times, and live lines of phases."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import click
@@ -47,11 +47,32 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, nothin
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = 0) -> list[str]:
-    """Lines of aligned columns, the headers first; lines longer than `width` are cut (0: never)."""
-    cells = [list(headers), *([plain(cell) for cell in row] for row in rows)]
+    """Lines of aligned columns, the headers first; of each cell its headline; lines longer than `width` are cut (0: never)."""
+    cells = [list(headers), *([plain(headline(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
     lines = ["  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in cells]
     return [cut(line, width) if width else line for line in lines]
+
+
+def headline(text: str) -> str:
+    """The first line of a text that may have more below it, such as a traceback."""
+    return text.strip("\n").partition("\n")[0]
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Lines `name       value`; what a value has below its first line stands below it, indented."""
+    lines = []
+    for name, value in pairs:
+        first, *below = value.rstrip("\n").split("\n")
+        lines.append(plain(f"{name:<10} {first}".rstrip()))
+        lines += [f"{'':<10} {plain(line)}".rstrip() for line in below]
+    return lines
+
+
+def caution(message: str, mend: str) -> None:
+    """Tell on standard error what will not stop anything now, and what to do about it."""
+    click.echo(plain(f"warning: {message}"), err=True)
+    click.echo(plain(f"  mend: {mend}"), err=True)
 
 
 def cut(text: str, width: int) -> str:

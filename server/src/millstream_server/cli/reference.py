@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import click
 
 from millstream_server import config
-from millstream_server.cli.frame import Command, Group
+from millstream_server.cli.frame import CONNECTIONS, Command, Group
 from millstream_server.cli.main import COMMANDS, EXIT_CODES, cli
 from millstream_server.core.errors import CODES, Code
 
@@ -24,6 +24,7 @@ KINDS = {
     "expired": "there was no result within its `timeout_s`",
     "unavailable": "it cannot be tried now",
 }
+_SHARED = ("data_dir", "debug", *CONNECTIONS)
 _MADE = "<!-- Made by docs/generate.py from the program; do not edit. -->\n"
 
 
@@ -47,7 +48,7 @@ def errors_page() -> str:
         "```",
         "error[no-model]: tenant acme has no model anomaly",
         "where: request 01M7Y6X72ST1ERW6FFR0PWQPSM",
-        "mend: train it: millstream invoke train --tenant acme",
+        "mend: train it: millstream invoke anomaly_train --tenant acme --params '{\"values\": ...}'",
         "```",
         "",
         "The first five kinds are also the statuses of results other than `ok`.",
@@ -71,6 +72,7 @@ def commands_page() -> str:
     """Every command with its arguments, options and examples."""
     context = click.Context(cli, info_name="millstream")
     lines = ["# The command `millstream`", "", _MADE, *_text(cli), ""]
+    lines += ["Options that every command takes, besides its own:", "", *_table([p for p in cli.params if p.name in _SHARED], context)]
     for title, section in COMMANDS.items():
         lines += [f"## {title}", ""]
         for name in section:
@@ -94,20 +96,23 @@ def _command(path: str, command: click.Command) -> list[str]:
         return [f"### {path}", "", *_text(command), ""]
     usage = " ".join(command.collect_usage_pieces(context))
     lines = [f"### {path}", "", f"`{path} {usage}`", "", *_text(command), ""]
-    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
-    own = [option for option in options if option.name not in ("data_dir", "debug")]
-    if own:
-        lines += ["| option | what it does |", "|---|---|", *(_option(option, context) for option in own), ""]
+    lines += _table([parameter for parameter in command.params if parameter.name not in _SHARED], context)
     if isinstance(command, (Command, Group)) and command.examples:
         lines += ["```", *(f"{example}   # {comment}" if comment else example for example, comment in command.examples), "```", ""]
     return lines
+
+
+def _table(parameters: list[click.Parameter], context: click.Context) -> list[str]:
+    options = [parameter for parameter in parameters if isinstance(parameter, click.Option)]
+    return ["| option | what it does |", "|---|---|", *(_option(option, context) for option in options), ""] if options else []
 
 
 def _text(command: click.Command) -> list[str]:
     """The help text; what click keeps unwrapped is shown so here too."""
     lines: list[str] = []
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
-        lines += ["", paragraph.removeprefix("\b\n")] if lines else [paragraph]
+        kept = paragraph.removeprefix("\b\n")
+        lines += [""] * bool(lines) + (["```text", kept, "```"] if kept != paragraph and "\n" in kept else [kept])
     return lines
 
 

@@ -11,6 +11,7 @@ from millstream_server.cli.frame import Group, Invocation, as_json, common, pass
 
 if TYPE_CHECKING:
     from millstream_server.app import Ports
+    from millstream_server.core.index import IndexEntry
     from millstream_server.core.release import PackageState, PipelineSpec, Release
     from millstream_server.core.status import ReleaseStatusRow
 
@@ -28,14 +29,16 @@ def releases() -> None:
 def list_(invocation: Invocation, as_json: bool) -> None:
     """List every version that is published or deployed, and what it is.
 
-    PUBLISHED: on the index, not deployed. DEPLOYING, CURRENT, KEPT (still answers for models it trained), FAILED, RETIRED.
+    PUBLISHED: on the index, not deployed. DEPLOYING. CURRENT: it trains, and answers. KEPT: it was current; models that it trained are
+    answered by it until they are trained again, and it can be deployed again at once. FAILED: it was given up. RETIRED.
     """
     from millstream_server.cli.printing import moment, print_json, print_table
 
     with invocation.ports() as ports:
         deployed = [release for state in ports.store.packages() for release in state.releases]
         known = {(release.manifest.package, release.version) for release in deployed}
-        published = [e for e in ports.index.entries() if (e.package, e.version) not in known and e.package != "millstream-sdk"]
+        published = [e for e in _packages(ports) if (e.package, e.version) not in known]
+        served = _served(ports)
     if as_json:
         rows = [_summary(release) for release in deployed]
         rows += [
@@ -44,7 +47,9 @@ def list_(invocation: Invocation, as_json: bool) -> None:
         ]
         print_json(rows)
         return
-    table: list[tuple[str, ...]] = [(r.label, r.status, r.build_id, moment(r.deployed_ms), _pipelines(r), r.reason) for r in deployed]
+    table: list[tuple[str, ...]] = [
+        (r.label, r.status, r.build_id, moment(r.deployed_ms), _pipelines(r), _why(r, served)) for r in deployed
+    ]
     table += [(f"{e.package}=={e.version}", "PUBLISHED", "-", "-", "-", "") for e in published]
     nothing = "no release yet; make one: millstream build, millstream publish, millstream deploy NAME==VERSION"
     print_table(("RELEASE", "STATUS", "BUILD", "DEPLOYED", "PIPELINES", "WHY"), sorted(table), nothing=nothing)
@@ -70,12 +75,7 @@ def show(invocation: Invocation, release: str, as_json: bool) -> None:
         state = ports.store.package(target.package)
         found = _find(ports, state, target.package, target.version)
         environments = _environments(ports, found)
-        served = sorted(
-            f"{model.key}/{v.version}"
-            for model in ports.store.models()
-            for v in model.versions
-            if v.build_id == found.build_id and v.version == model.champion
-        )
+        served = sorted(_served(ports).get(found.build_id, ()))
     if as_json:
         detail = {"manifest": found.manifest, "environments": [{"node": node, **msgspec.to_builtins(row)} for node, row in environments]}
         print_json({**_summary(found), **detail, "models": served})
@@ -104,8 +104,32 @@ def _find(ports: Ports, state: PackageState | None, package: str, version: str) 
     if wanted in published:
         return read_release(ports.index, package, wanted)
     known = sorted({f"{package}=={v}" for v in published} | {r.label for r in deployed})
-    here = ", ".join(known) or ", ".join(sorted({e.package for e in ports.index.entries()})) or "nothing"
+    here = ", ".join(known) or ", ".join(sorted({e.package for e in _packages(ports)})) or "nothing"
     raise Invalid("unknown_release", f"there is no release {package}{'==' + version if version else ''}; here is {here}")
+
+
+def _packages(ports: Ports) -> list[IndexEntry]:
+    """What authors published; the SDK lies in the index too, for their environments."""
+    return [entry for entry in ports.index.entries() if entry.package != "millstream-sdk"]
+
+
+def _served(ports: Ports) -> dict[str, list[str]]:
+    """By build the models that it answers for, as tenant.model/version."""
+    found: dict[str, list[str]] = {}
+    for model in ports.store.models():
+        champion = model.find(model.champion)
+        if champion is not None:
+            found.setdefault(champion.build_id, []).append(f"{model.key}/{champion.version}")
+    return found
+
+
+def _why(release: Release, served: dict[str, list[str]]) -> str:
+    """Why a release is what it is; of a kept one whether models need it."""
+    if release.status != "KEPT":
+        return release.reason
+    count = len(served.get(release.build_id, ()))
+    answers = f"it answers for {count} model{'s' * (count != 1)}" if count else "no model needs it"
+    return f"{release.reason}, {answers}" if release.reason else answers
 
 
 def _environments(ports: Ports, release: Release) -> list[tuple[str, ReleaseStatusRow]]:
@@ -116,13 +140,13 @@ def _environments(ports: Ports, release: Release) -> list[tuple[str, ReleaseStat
 
 
 def _print(release: Release, environments: list[tuple[str, ReleaseStatusRow]], served: list[str]) -> None:
-    from millstream_server.cli.printing import moment
+    from millstream_server.cli.printing import facts, moment
     from millstream_server.core.logbook import plain
 
     manifest = release.manifest
-    facts = [
+    pairs = [
         ("release", release.label),
-        ("status", _status(release) + (f": {release.reason}" if release.reason else "")),
+        ("status", _status(release) + (f": {why}" if (why := _why(release, {release.build_id: served})) else "")),
         ("build", release.build_id),
         ("deployed", moment(release.deployed_ms)),
         ("python", f"{manifest.python} (requires {manifest.requires_python or 'any'})"),
@@ -132,9 +156,9 @@ def _print(release: Release, environments: list[tuple[str, ReleaseStatusRow]], s
     ]
     for node, row in environments:
         why = f": {row.reason}" if row.reason else f" ({row.phase})" if row.phase else ""
-        facts.append((f"on {node}", f"{row.environment}{why}  {row.prefix}"))
-    for name, value in facts:
-        click.echo(plain(f"{name:<10} {value}").rstrip())
+        pairs.append((f"on {node}", f"{row.environment}  {row.prefix}{why}"))
+    for line in facts(pairs):
+        click.echo(line)
     for pipeline in manifest.pipelines:
         click.echo("")
         for line in _describe(pipeline):
@@ -142,28 +166,14 @@ def _print(release: Release, environments: list[tuple[str, ReleaseStatusRow]], s
 
 
 def _describe(pipeline: PipelineSpec) -> list[str]:
+    from millstream_server.cli.schemas import gives, takes
+
     head = f"{pipeline.name}  {pipeline.kind}" + (f"  model {pipeline.model}" if pipeline.model else "")
     if pipeline.kind == "inference":
         head += f"  by {pipeline.shape}" + (", rows independent" if pipeline.rows_independent else "")
-    lines = [head]
-    if pipeline.doc:
-        lines.append(f"  {pipeline.doc.splitlines()[0]}")
-    properties = pipeline.parameters.get("properties", {})
-    required = pipeline.parameters.get("required", [])
-    if isinstance(properties, dict) and isinstance(required, list):
-        for name, schema in properties.items():
-            lines.append(f"  {name}: {_type_of(schema)}{'' if name in required else ' (optional)'}")
-    return lines
-
-
-def _type_of(schema: object) -> str:
-    """A JSON Schema in a few words; the whole of it is in --json."""
-    if not isinstance(schema, dict):
-        return "any"
-    if "$ref" in schema:
-        return str(schema["$ref"]).rsplit("/", 1)[-1]
-    kind = schema.get("type", "any")
-    return f"array of {_type_of(schema['items'])}" if kind == "array" and "items" in schema else str(kind)
+    doc = pipeline.doc.splitlines()[:1]
+    answer = gives(pipeline.returns) if pipeline.kind == "inference" else []  # a training answers with its run, version and metrics
+    return [head, *(f"  {line}" for line in (*doc, *takes(pipeline.parameters), *answer))]
 
 
 def _summary(release: Release) -> dict[str, object]:

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from millstream_server.core.run import Run
 
 
+class _State(click.Choice[str]):
+    """A state in letters of either case, spelled as listings do."""
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert(str(value).upper(), param, ctx)
+
+
 @click.group(cls=Group, examples=[("millstream runs list --state RUNNING", ""), ("millstream runs show 01J9Z7M0C4", "")])
 @common
 def runs() -> None:
@@ -32,8 +39,7 @@ def runs() -> None:
 @click.option("--pipeline", default="", metavar="P", help="Of this pipeline only.")
 @click.option(
     "--state",
-    default="",
-    type=click.Choice(["", "QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "DEAD"], case_sensitive=False),
+    type=_State(["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "DEAD"]),
     metavar="STATE",
     help="QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED or DEAD only.",
 )
@@ -41,18 +47,16 @@ def runs() -> None:
 @as_json
 @common
 @pass_invocation
-def list_(invocation: Invocation, tenant: str, pipeline: str, state: str, limit: int, as_json: bool) -> None:
+def list_(invocation: Invocation, tenant: str, pipeline: str, state: str | None, limit: int, as_json: bool) -> None:
     """List runs, newest first."""
     from millstream_server.cli.printing import moment, print_json, print_table
 
     with invocation.ports() as ports:
-        found = ports.store.runs(tenant=tenant, pipeline=pipeline, state=state.upper(), limit=limit)
+        found = ports.store.runs(tenant=tenant, pipeline=pipeline, state=state or "", limit=limit)
     if as_json:
         print_json([_as_json(run) for run in found])
         return
-    rows = [
-        (r.run, r.state, r.pipeline, r.tenant, str(r.attempt), moment(r.created_ms), _took(r), r.error_message or _doing(r)) for r in found
-    ]
+    rows = [(r.run, r.state, r.pipeline, r.tenant, str(r.attempt), moment(r.created_ms), _took(r), _why(r) or _doing(r)) for r in found]
     print_table(("RUN", "STATE", "PIPELINE", "TENANT", "TRY", "CREATED", "TOOK", "WHY"), rows, nothing="no such run")
 
 
@@ -63,16 +67,15 @@ def list_(invocation: Invocation, tenant: str, pipeline: str, state: str, limit:
 @pass_invocation
 def show(invocation: Invocation, run: str, as_json: bool) -> None:
     """Show one run: state, release, attempts, steps, metrics, model version, error."""
-    from millstream_server.cli.printing import print_json
-    from millstream_server.core.logbook import plain
+    from millstream_server.cli.printing import facts, print_json
 
     with invocation.ports() as ports:
         found = _find(ports.store.run(run), run)
     if as_json:
         print_json(_as_json(found))
         return
-    for line in _describe(found):
-        click.echo(plain(line))
+    for line in facts(_describe(found)):
+        click.echo(line)
 
 
 @runs.command(examples=[("millstream runs logs 01J9Z7M0C4", ""), ("millstream runs logs 01J9Z7M0C4 -f", "until the run has ended")])
@@ -146,9 +149,21 @@ def _took(run: Run) -> str:
     return span(max(end_ms - run.started_ms, 0) / 1000)
 
 
-def _describe(run: Run) -> list[str]:
-    from millstream_server.cli.printing import cut, moment
+def _error(run: Run) -> tuple[str, str]:
+    """What ended a run, and the JSON path that it concerns: the store keeps the path behind a tab."""
+    message, _, path = run.error_message.partition("\t")
+    return message, path
 
+
+def _why(run: Run) -> str:
+    message, path = _error(run)
+    return f"{path}: {message}" if path else message
+
+
+def _describe(run: Run) -> list[tuple[str, str]]:
+    from millstream_server.cli.printing import cut, headline, moment
+
+    message, path = _error(run)
     facts = [
         ("run", run.run),
         ("state", run.state + (" (to be cancelled)" if run.cancel_requested and not run.ended_ms else "")),
@@ -160,22 +175,23 @@ def _describe(run: Run) -> list[str]:
         ("model", f"{run.tenant}.{run.model} version {run.model_version}" if run.model_version else ""),
         ("params", cut(run.params.decode("utf-8", "backslashreplace"), 400)),
         ("key", run.idempotency_key),
-        ("error", f"{run.error_code.replace('_', '-')}: {run.error_message}" if run.error_code else ""),
+        ("error", f"{run.error_code.replace('_', '-')}: {message}" if run.error_code else ""),
+        ("at", path),
     ]
-    lines = [f"{name:<10} {value}" for name, value in facts if value]
+    found = [(name, value) for name, value in facts if value]
     for attempt in run.attempts:
-        end = f"{attempt.end}{': ' + attempt.detail if attempt.detail else ''}" if attempt.end else "running"
-        lines.append(f"try {attempt.attempt:<6} {moment(attempt.started_ms)} on {attempt.node}, {attempt.release}: {end.splitlines()[0]}")
+        end = f"{attempt.end}{': ' + headline(attempt.detail) if attempt.detail else ''}" if attempt.end else "running"
+        found.append((f"try {attempt.attempt}", f"{moment(attempt.started_ms)} on {attempt.node}, {attempt.release}: {end}"))
     for step in run.steps:
-        lines.append(f"step       {step.name}: {step.status}" + (f", {step.seconds:.2f} s" if step.seconds else ""))
-    for name, value in run.metrics.items():
-        lines.append(f"metric     {name} = {value:g}")
-    return lines
+        found.append(("step", f"{step.name}: {step.status}" + (f", {step.seconds:.2f} s" if step.seconds else "")))
+    found += [("metric", f"{name} = {value:g}") for name, value in run.metrics.items()]
+    return found
 
 
 def _as_json(run: Run) -> dict[str, object]:
-    """Every fact of a run; parameters as the JSON they are."""
+    """Every fact of a run; parameters as the JSON they are, and the error's path apart from its message."""
     found: dict[str, object] = msgspec.structs.asdict(run)
+    found["error_message"], found["error_path"] = _error(run)
     try:
         found["params"] = msgspec.json.decode(run.params)
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -19,7 +19,7 @@ def _parse_settings(_: click.Context, parameter: click.Parameter, given: tuple[s
             near = get_close_matches(name, config.names(), n=3)
             hint = f" Did you mean {' or '.join(near)}?" if near and equals else ""
             raise click.BadParameter(f"{word!r} is not SETTING=VALUE with a setting of: millstream config show.{hint}", param=parameter)
-        parsed[name] = value
+        parsed[name] = config.Said(value)
     return parsed
 
 

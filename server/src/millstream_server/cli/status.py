@@ -13,13 +13,14 @@ import msgspec
 from millstream_server.cli.frame import Command, Invocation, as_json, common, pass_invocation
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from millstream_server.core.status import NodeStatus, ReleaseStatusRow
     from millstream_server.core.store import NodeRow
 
-GONE_MS = 10_000
-"""A node renews its row every second; one that did not for this long is gone."""
-
 WIDTH, HEIGHT = 80, 24
+NO_LIMIT = 1_000_000
+"""Of lines and characters where no terminal shows them: whoever reads a pipe wants all."""
 HEADERS = ("RELEASE", "ENVIRONMENT", "WORKERS", "MODELS", "REQ/S", "P99 MS", "QUEUE")
 
 
@@ -40,37 +41,64 @@ def status(invocation: Invocation, watch: bool, as_json: bool) -> int:
 
     By release: environments, workers, models, requests a second, p99, queue, last error. What is unhealthy says the step that
     mends it. Exit code 5 where no node works.
+
+    \b
+    WORKERS 1+1   one worker takes requests; one more is a spare, imported and waiting
+    MODELS        models that the release answers for here
+    REQ/S P99 MS  answers a second, and time from append to committed answer, over ten seconds
+    QUEUE         requests that wait for a worker of the release or are in one
+    lag           requests on the log that are not answered yet
     """
+    from millstream_server import app
+    from millstream_server.cli.health import living
     from millstream_server.cli.printing import print_json
 
     with invocation.ports() as ports:
         while True:
             rows, now_ms = ports.store.nodes(), time.time_ns() // 1_000_000
+            alive = living(ports, rows, now_ms)
             if as_json:
-                print_json({"data_dir": str(ports.data_dir), "now_ms": now_ms, "nodes": [_as_json(row, now_ms) for row in rows]})
+                nodes = [_as_json(row, gone=row.node not in alive) for row in rows]
+                print_json({"data_dir": str(ports.data_dir), "now_ms": now_ms, "nodes": nodes})
             else:
-                size = shutil.get_terminal_size((WIDTH, HEIGHT)) if sys.stdout.isatty() else (WIDTH, 1_000_000)
-                lines = draw(rows, now_ms, where=str(ports.data_dir), width=max(size[0], 40), height=size[1] - 1)
+                width, height = shutil.get_terminal_size((WIDTH, HEIGHT)) if sys.stdout.isatty() else (NO_LIMIT, NO_LIMIT)
+                held_by = "" if alive else app.holder(ports.settings) or ""
+                where = str(ports.data_dir)
+                lines = draw(rows, now_ms, alive=alive, where=where, held_by=held_by, width=max(width, 40), height=height - 1)
                 click.echo(("\x1b[H\x1b[J" if watch and sys.stdout.isatty() else "") + "\n".join(lines))
             sys.stdout.flush()
             if not watch:
-                return 0 if any(_alive(row, now_ms) for row in rows) else 5
+                return 0 if alive else 5
             time.sleep(1)
 
 
-def _alive(row: NodeRow, now_ms: int) -> bool:
-    return now_ms - row.updated_ms < GONE_MS
-
-
-def _as_json(row: NodeRow, now_ms: int) -> dict[str, object]:
+def _as_json(row: NodeRow, *, gone: bool) -> dict[str, object]:
     from millstream_server.core.status import decode_status
 
     said: dict[str, object] = msgspec.to_builtins(decode_status(row.status))
-    return {**said, "updated_ms": row.updated_ms, "gone": not _alive(row, now_ms)}
+    return {**said, "updated_ms": row.updated_ms, "gone": gone}
 
 
-def draw(rows: list[NodeRow], now_ms: int, *, where: str, width: int = WIDTH, height: int = HEIGHT) -> list[str]:
-    """The screen: at most `height` lines of at most `width` characters, what is unhealthy first."""
+def draw(
+    rows: list[NodeRow],
+    now_ms: int,
+    *,
+    alive: Collection[str],
+    where: str,
+    held_by: str = "",
+    width: int = WIDTH,
+    height: int = HEIGHT,
+) -> list[str]:
+    """The screen: at most `height` lines of at most `width` characters, what is unhealthy first.
+
+    Args:
+        rows: what nodes said of themselves.
+        now_ms: Unix milliseconds.
+        alive: names of those that live.
+        where: the data directory.
+        held_by: who holds it, where no node lives that said anything.
+    """
+    from millstream_server.cli.health import troubles
     from millstream_server.cli.printing import cut
     from millstream_server.core.logbook import plain
     from millstream_server.core.status import decode_status
@@ -78,16 +106,21 @@ def draw(rows: list[NodeRow], now_ms: int, *, where: str, width: int = WIDTH, he
     nodes = [(decode_status(row.status), row) for row in rows]
     wrong: list[str] = []
     right: list[str] = []
-    if not any(_alive(row, now_ms) for row in rows):
+    notes: list[str] = []
+    if not alive and held_by:
+        wrong.append(f"! {held_by} holds {where} and has said nothing yet: it starts, or hangs; mend: millstream doctor --data-dir {where}")
+    elif not alive:
         wrong.append(f"! no node works on {where}; mend: millstream up --data-dir {where}")
     for node, row in nodes:
-        if not _alive(row, now_ms):
+        if node.node not in alive:
             ago = max(now_ms - row.updated_ms, 0) // 1000
-            right.append(f"node {node.node} is gone: it said nothing for {ago} s (pid {node.pid})")
+            right.append(f"node {node.node} is gone: it last spoke {ago} s ago (pid {node.pid})")
             continue
-        wrong += [f"! {node.node}: {sentence}" for sentence in node.unhealthy]
+        for trouble in troubles(node):
+            mend = f"; mend: {trouble.mend}" if trouble.mend and not trouble.note else f"; {trouble.mend}" if trouble.mend else ""
+            (notes if trouble.note else wrong).append(f"{'note' if trouble.note else '!'} {node.node}: {trouble.said}{mend}")
         right += ["", _head(node, now_ms), *_releases(node)]
-    lines = [cut(plain(line), width) for line in [*_wrapped(wrong, width), *right]]
+    lines = [cut(plain(line), width) for line in [*_wrapped(wrong, width), *right, *_wrapped(notes, width)]]
     if len(lines) <= height:
         return lines
     return [*lines[: height - 1], cut(f"... {len(lines) - height + 1} more lines: millstream status --json", width)]
@@ -111,7 +144,7 @@ def _head(node: NodeStatus, now_ms: int) -> str:
 
 
 def _releases(node: NodeStatus) -> list[str]:
-    from millstream_server.cli.printing import table
+    from millstream_server.cli.printing import headline, table
 
     if not node.releases:
         return ["no release yet: millstream deploy NAME==VERSION"]
@@ -121,8 +154,9 @@ def _releases(node: NodeStatus) -> list[str]:
     for row, line in zip(rows, lines[1:], strict=True):
         shown.append(line)
         if row.last_error:
-            mend = f"; mend: {row.last_error_mend}" if row.last_error_mend else ""
-            shown.append(f"  last error: {row.last_error}{mend}")
+            shown.append(f"  last error: {headline(row.last_error)}")
+            if row.last_error_mend:  # on a line of its own: of a long error only its end is cut, never the step that mends it
+                shown.append(f"  mend: {headline(row.last_error_mend)}")
     return shown
 
 

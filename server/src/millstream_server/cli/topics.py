@@ -12,6 +12,10 @@ from millstream_server.cli.frame import Group, Invocation, as_json, common, pass
 if TYPE_CHECKING:
     from millstream_server.core.log import Log, Reader
 
+_ONE_REQUEST = (
+    'echo \'{"id": "r1", "pipeline": "anomaly_changes", "tenant": "acme", "params": {"readings": []}}\''
+    " | millstream topics append ml.pipeline.input"
+)
 READ_AT_ONCE = 10_000
 WAIT_S = 1.0
 
@@ -21,7 +25,7 @@ WAIT_S = 1.0
     examples=[
         ("millstream topics list", ""),
         ("millstream topics read ml.pipeline.output --json", "every result"),
-        ('echo \'{"id": "r1", "pipeline": "detect", "tenant": "acme"}\' | millstream topics append ml.pipeline.input', ""),
+        (_ONE_REQUEST, ""),
     ],
 )
 @common
@@ -156,7 +160,7 @@ def _at_end(reader: Reader, topic: str, end_of: dict[int, int]) -> bool:
 
 @topics.command(
     examples=[
-        ('echo \'{"id": "r1", "pipeline": "detect", "tenant": "acme"}\' | millstream topics append ml.pipeline.input', ""),
+        (_ONE_REQUEST, ""),
         ("millstream topics append ml.pipeline.input < requests.jsonl > acknowledged.jsonl", ""),
         ('echo \'{"key": "acme", "headers": {"trace": "7"}, "value": {"x": 1}}\' | millstream topics append events', ""),
         ("echo /w== | millstream topics append ml.pipeline.input --raw --base64 --key acme", "a byte that is no JSON"),

@@ -67,7 +67,9 @@ def _renamed(current: Release, new: Release, tenants: dict[str, list[str]]) -> l
 def _renamed_warning(new: Release, tenants: dict[str, list[str]], old: str, name: str, pipelines: list[str]) -> Caution:
     without = sorted(set(tenants[old]) - set(tenants.get(name, ())))
     asks = "asks" if len(pipelines) == 1 else "ask"
-    message = f"{', '.join(pipelines)} of {new.label} {asks} for the model {name}, not {old} as before: {_spoken(without)} will get no-model"
+    message = (
+        f"{', '.join(pipelines)} of {new.label} {asks} for the model {name}, not {old} as before: {_spoken(without)} will get no-model"
+    )
     training = next((p for p in new.manifest.pipelines if p.kind == "training" and p.model == name), None)
     if training is None:
         return Caution(message, f"keep the name {old}, or add @ms.training(model={_quoted(name)})")

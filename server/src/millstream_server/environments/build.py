@@ -240,7 +240,9 @@ def _probe(environment: Path, wheel: Path, scratch: Path, package: Package) -> t
     done = run_uv(["pip", "install", "--quiet", "--no-deps", "--offline", "--python", python, "--target", unpacked, wheel])
     if done.code != 0:
         raise told(done, f"{wheel.name} cannot be unpacked", otherwise="bad_package", where=str(wheel))
-    line = probe.ask(python, ["-m", "millstream.manifest", "--path", unpacked, "--modules", ",".join(modules)], package.label)
+    line = probe.ask(
+        python, ["-m", "millstream.manifest", "--path", unpacked, "--modules", ",".join(modules)], package.label, root=unpacked
+    )
     return modules, msgspec.json.decode(line, type=_Pipelines).pipelines
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import keyword
 import os
 import shutil
+import sys
 import uuid
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from millstream_server.core.names import check_name
 _TEMPLATE = Path(__file__).parent / "template"
 _SUFFIX = ".in"
 """Of every file there, so that no tool that looks at this project's own code takes them for a part of it."""
+
+_IMPORTED = ("millstream", "msgspec", "numpy", "pytest")
 
 
 def create_package(folder: Path, name: str) -> list[Path]:
@@ -60,9 +63,23 @@ def names_of(name: str) -> tuple[str, str]:
     """
     package = check_name("package", canonicalize_name(check_name("package", name)))
     module = package.replace("-", "_")
-    if not module.isidentifier() or keyword.iskeyword(module) or module in ("millstream", "numpy", "test", "tests"):
-        raise Invalid("bad_name", f"package {name!r} cannot be the name of a Python module; begin with a letter and use no reserved word")
+    reason = _refusal(module)
+    if reason:
+        raise Invalid("bad_name", f"package {name!r} cannot be used: {reason}", mend=f"millstream init my-{package[:61]}")
     return package, module
+
+
+def _refusal(module: str) -> str:
+    """Why a name can be no module of a package, or nothing."""
+    if keyword.iskeyword(module):
+        return f"{module} is a word of the Python language, which no module can be named"
+    if module in _IMPORTED:
+        return f"the package or its tests import another module named {module}, which this one would hide"
+    if module in sys.stdlib_module_names:
+        return f"Python itself has a module named {module}, which this one would hide"
+    if module in ("test", "tests"):
+        return f"{module} is what Python and its tools call tests"
+    return "" if module.isidentifier() else "its module has the same name, and a Python module begins with a letter"
 
 
 def _write(target: Path, package: str, module: str) -> list[Path]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from millstream_server.core.errors import CODES, Invalid
+from millstream_server.environments import tracebacks
 from millstream_server.environments.children import Finished, bare_environment, run_child
 
 PROBE_TIMEOUT_S = 300.0
@@ -32,12 +33,19 @@ class _Answer(msgspec.Struct):
 
 
 def ask(
-    python: Path, arguments: Sequence[str | Path], what: str, *, cancel: threading.Event | None = None, timeout_s: float = PROBE_TIMEOUT_S
+    python: Path,
+    arguments: Sequence[str | Path],
+    what: str,
+    *,
+    root: Path | None = None,
+    cancel: threading.Event | None = None,
+    timeout_s: float = PROBE_TIMEOUT_S,
 ) -> bytes:
     """Run `python -I ARGUMENTS` and return the JSON line that it printed last.
 
     Args:
         what: what is imported, for messages, such as `anomaly==1.0.0`.
+        root: the folder to which messages tell the author's files relative.
 
     Raises:
         Invalid: import_failed with the end of the traceback or what ended the process, or the code that the answer names.
@@ -51,6 +59,9 @@ def ask(
         raise Invalid("import_failed", f"{what} could not be imported: {_end_of(ended, timeout_s)}", where=str(python)) from None
     if error is not None:
         code = error.code if error.code in CODES else "import_failed"
+        if code == "import_failed":
+            told = tracebacks.tell(error.message, error.detail, root)
+            raise Invalid(code, "\n".join(part for part in (told.sentence, tail(told.traceback)) if part), where=error.path, mend=told.mend)
         raise Invalid(code, "\n".join(part for part in (error.message, tail(error.detail)) if part), where=error.path)
     if ended.code != 0:
         raise Invalid("import_failed", f"{what} could not be imported: {_end_of(ended, timeout_s)}", where=str(python))
