@@ -27,6 +27,9 @@ MODELS = "ModelCacheEvent"
 GROUP = "millstream"
 """The consumer group of the nodes."""
 
+ASIDE = frozenset({RETRY_NOW, RETRY_SOON, RETRY_LATER, PARKED, OVERFLOW})
+"""Topics of requests that wait for something; nodes share them apart from the input topic, so that each node gets its part of it."""
+
 Headers = tuple[tuple[str, bytes], ...]
 
 

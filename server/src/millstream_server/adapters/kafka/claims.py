@@ -163,7 +163,7 @@ class Claims:
 
     def _open_producer(self) -> Producer:
         if self._producer is None:
-            producer = Producer(self._connection.transactional_producer(f"{self._writer}.claims", self._max_record_bytes))
+            producer = Producer(self._connection.transactional_producer(f"{self._writer}.claims.{self._group}", self._max_record_bytes))
             producer.init_transactions(CALL_TIMEOUT_S)
             self._producer = producer
         return self._producer

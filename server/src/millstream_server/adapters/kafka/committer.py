@@ -17,6 +17,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from millstream_server.adapters.kafka.catalog import Catalog
 from millstream_server.adapters.kafka.errors import FENCED, error_of, translated
+from millstream_server.adapters.kafka.groups import group_of
 from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S, Connection
 from millstream_server.core.errors import LogUnavailable, MillstreamError
 from millstream_server.core.log import CommitPosition, Outgoing, Snapshot
@@ -67,14 +68,17 @@ class KafkaCommitter:
             producer.begin_transaction()
             for record, partition in sent:
                 self._produce(producer, record, partition)
-            if positions:
-                metadata = snapshot.handle if snapshot is not None else self._groupless(group)
-                offsets = [KafkaPartition(p.topic, p.partition, p.offset, metadata=p.finished) for p in positions]
+            for name, offsets in _by_group(group, positions).items():
+                metadata = snapshot.handle[name] if snapshot is not None else self._groupless(name)  # type: ignore[index]
                 producer.send_offsets_to_transaction(offsets, metadata, CALL_TIMEOUT_S)
             ending = True
             producer.commit_transaction(CALL_TIMEOUT_S)
-        except KafkaException as error:
+        except KeyError as error:  # the snapshot of a consumer that was closed
             self._producer = None
+            raise LogUnavailable(f"this process is no member of {error} any more", where=self._id) from error
+        except KafkaException as error:
+            if ending or not self._aborted(producer, error):
+                self._producer = None
             raise self._failure(error, ending=ending, member=snapshot is not None) from error
 
     def initialised(self) -> None:
@@ -117,6 +121,17 @@ class KafkaCommitter:
             except BufferError:
                 producer.poll(0.01)  # the local queue is full: let it drain
 
+    def _aborted(self, producer: Producer, error: KafkaException) -> bool:
+        """Abort where that is all that is needed, as after a change of the assignment; a new producer would cost more."""
+        said = error_of(error)
+        if said is None or not said.txn_requires_abort():
+            return False
+        try:
+            producer.abort_transaction(CALL_TIMEOUT_S)
+        except KafkaException:
+            return False  # then a new producer ends it
+        return True
+
     def _failure(self, error: KafkaException, *, ending: bool, member: bool) -> MillstreamError:
         said = error_of(error)
         if said is None:
@@ -140,3 +155,10 @@ class KafkaCommitter:
         if self._asker is None:
             self._asker = KafkaClient(self._connection.reader(group))
         return self._asker.consumer_group_metadata()
+
+
+def _by_group(group: str, positions: Sequence[CommitPosition]) -> dict[str, list[KafkaPartition]]:
+    found: dict[str, list[KafkaPartition]] = {}
+    for p in positions:
+        found.setdefault(group_of(group, p.topic), []).append(KafkaPartition(p.topic, p.partition, p.offset, metadata=p.finished))
+    return found

@@ -1,5 +1,9 @@
 """Reads the topics of a group as one of its members.
 
+Behind one consumer of the port stand up to two members of groups of the cluster: one for the input, one for the topics of
+requests that wait (`core.log.ASIDE`). In one group the cooperative assignor counts partitions whatever topic they are of, and
+gave one node all of the input and another all of the rest.
+
 Everything here runs on the thread that polls. Changes of assignment are told by librdkafka inside `poll`; at the start of each,
 and once a poll, a new snapshot {epoch of each partition, group metadata} is published, under which the committer sends offsets.
 """
@@ -8,8 +12,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
+import msgspec
 from confluent_kafka import Consumer as KafkaClient
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -28,16 +34,23 @@ LOOK_S = 2.0
 Bounds = Callable[[Sequence[TopicPartition]], tuple[list[int], list[int]]]
 
 
+class Member(msgspec.Struct, frozen=True):
+    """One membership that a consumer consists of."""
+
+    group: str
+    topics: tuple[str, ...]
+    config: Config
+    claims: Claims | None
+
+
 class KafkaConsumer:
     """`core.log.Consumer` on Kafka."""
 
-    def __init__(
-        self, config: Config, group: str, topics: Sequence[str], listener: AssignmentListener, claims: Claims | None, bounds: Bounds
-    ) -> None:
+    def __init__(self, members: Sequence[Member], listener: AssignmentListener, bounds: Bounds) -> None:
         self._listener = listener
-        self._claims = claims
         self._bounds = bounds
-        self._group = group
+        self._members = {member.group: member for member in members}
+        self._group_of = {topic: member.group for member in members for topic in member.topics}
         self._epoch = 0
         self._epochs: dict[TopicPartition, int] = {}
         self._snapshot = Snapshot({})
@@ -46,8 +59,15 @@ class KafkaConsumer:
         self._silence = ""
         self._looked_s = 0.0
         self._closed = False
-        self._client = KafkaClient(config | {"error_cb": self._on_error})
-        self._client.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        self._clients: dict[str, KafkaClient] = {}
+        for group, member in self._members.items():
+            client = self._clients[group] = KafkaClient(member.config | {"error_cb": self._on_error})
+            client.subscribe(
+                list(member.topics),
+                on_assign=partial(self._assigned, group),
+                on_revoke=partial(self._revoked, group),
+                on_lost=partial(self._lost, group),
+            )
 
     def poll(self, max_records: int, wait_s: float) -> list[Record]:
         """Also tells the listener of partitions that come and go.
@@ -68,25 +88,40 @@ class KafkaConsumer:
         return records
 
     def _take(self, max_records: int, wait_s: float) -> list[Record]:
-        first = self._client.poll(wait_s)
-        if first is None:
-            return []
-        # A batch is never waited for: `consume` with a timeout would wait for its full number.
-        messages: list[Message] = [first]
-        if max_records > 1:
-            messages += self._client.consume(max_records - 1, 0)
-        self._silent.clear()
-        return records_of(messages)
+        """One round over the members; only the first, which reads the input, is waited for."""
+        records: list[Record] = []
+        for client in self._clients.values():
+            first = client.poll(wait_s if not records else 0)
+            wait_s = 0.0
+            if first is None:
+                continue
+            # A batch is never waited for: `consume` with a timeout would wait for its full number.
+            messages: list[Message] = [first]
+            room = max_records - len(records) - 1
+            if room > 0:
+                messages += client.consume(room, 0)
+            self._silent.clear()
+            records += records_of(messages)
+            if len(records) >= max_records:
+                self._clients = dict([*list(self._clients.items())[1:], *list(self._clients.items())[:1]])  # the other has its turn
+                break
+        return records
 
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
-        owned = [KafkaPartition(of.topic, of.partition) for of in partitions if of in self._epochs]
-        if owned:
-            self._client.pause(owned)
+        for client, owned in self._owned(partitions):
+            client.pause(owned)
 
     def resume(self, partitions: Sequence[TopicPartition]) -> None:
-        owned = [KafkaPartition(of.topic, of.partition) for of in partitions if of in self._epochs]
-        if owned:
-            self._client.resume(owned)
+        for client, owned in self._owned(partitions):
+            client.resume(owned)
+
+    def _owned(self, partitions: Sequence[TopicPartition]) -> Iterator[tuple[KafkaClient, list[KafkaPartition]]]:
+        for group, client in self._clients.items():
+            owned = [
+                KafkaPartition(of.topic, of.partition) for of in partitions if of in self._epochs and self._group_of[of.topic] == group
+            ]
+            if owned:
+                yield client, owned
 
     def snapshot(self) -> Snapshot:
         return self._snapshot
@@ -95,56 +130,59 @@ class KafkaConsumer:
         self._woken.set()
 
     def close(self) -> None:
-        """Leave the group; partitions are given up in order, inside this call."""
+        """Leave the groups; partitions are given up in order, inside this call."""
         if self._closed:
             return
         self._closed = True
         try:
-            self._client.close()
+            for client in self._clients.values():
+                client.close()
         finally:
             self._epochs = {}
             self._snapshot = Snapshot({})
-            if self._claims is not None:
-                self._claims.close()
+            for member in self._members.values():
+                if member.claims is not None:
+                    member.claims.close()
 
     # --- changes of assignment, inside `poll` and `close` -----------------------------------------------------------------
 
-    def _assigned(self, client: KafkaClient, assigned: list[KafkaPartition]) -> None:
+    def _assigned(self, group: str, client: KafkaClient, assigned: list[KafkaPartition]) -> None:
         self._publish()
         partitions = [TopicPartition(p.topic, p.partition) for p in assigned]
-        positions = self._positions(partitions)
+        positions = self._positions(self._members[group], client, partitions)
         self._epoch += 1
         self._epochs = self._epochs | dict.fromkeys(partitions, self._epoch)
         client.incremental_assign([KafkaPartition(p.topic, p.partition, p.offset) for p in positions])
         self._publish()
         self._listener.on_assign(positions, self._epoch)
 
-    def _positions(self, partitions: Sequence[TopicPartition]) -> list[CommitPosition]:
+    def _positions(self, member: Member, client: KafkaClient, partitions: Sequence[TopicPartition]) -> list[CommitPosition]:
         if not partitions:
             return []
-        if self._claims is not None:
-            return self._claims.take(partitions, self._client.consumer_group_metadata())
+        if member.claims is not None:
+            return member.claims.take(partitions, client.consumer_group_metadata())
         places = [KafkaPartition(of.topic, of.partition) for of in partitions]
         try:
-            found = self._client.committed(places, timeout=CALL_TIMEOUT_S)
+            found = client.committed(places, timeout=CALL_TIMEOUT_S)
         except KafkaException as error:
             said = error_of(error)
-            raise translated(said, "reading positions", where=self._group) if said is not None else error from error
+            raise translated(said, "reading positions", where=member.group) if said is not None else error from error
         starts, _ = self._bounds(partitions)
         return [
             CommitPosition(of.topic, of.partition, p.offset if p.offset >= 0 else start, (p.metadata or "") if p.offset >= 0 else "")
             for of, p, start in zip(partitions, found, starts, strict=True)
         ]
 
-    def _revoked(self, client: KafkaClient, revoked: list[KafkaPartition]) -> None:
+    def _revoked(self, group: str, client: KafkaClient, revoked: list[KafkaPartition]) -> None:
         self._publish()
         partitions = [TopicPartition(p.topic, p.partition) for p in revoked]
         ended = self._listener.on_revoke(partitions)
-        if ended and self._claims is not None:
-            self._claims.release(partitions, client.consumer_group_metadata())
+        claims = self._members[group].claims
+        if ended and claims is not None:
+            claims.release(partitions, client.consumer_group_metadata())
         self._drop(client, partitions)
 
-    def _lost(self, client: KafkaClient, lost: list[KafkaPartition]) -> None:
+    def _lost(self, group: str, client: KafkaClient, lost: list[KafkaPartition]) -> None:
         partitions = [TopicPartition(p.topic, p.partition) for p in lost]
         self._listener.on_lost(partitions)
         self._drop(client, partitions)
@@ -159,14 +197,15 @@ class KafkaConsumer:
     def _publish(self) -> None:
         """Snapshots are replaced, never changed: the committer reads them from its own thread."""
         if not self._closed:
-            self._snapshot = Snapshot(self._epochs, self._client.consumer_group_metadata())
+            metadata = {group: client.consumer_group_metadata() for group, client in self._clients.items()}
+            self._snapshot = Snapshot(self._epochs, metadata)
 
     # --- a cluster that does not answer -----------------------------------------------------------------------------------
 
     def _on_error(self, error: KafkaError) -> None:
         """Called inside `poll`. librdkafka goes on trying by itself; what it says here is for people."""
         if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED):
-            told = translated(error, "talking to the cluster", where=self._group)
+            told = translated(error, "talking to the cluster")
             self._silence = told.message
             self._silent.set()
 
@@ -182,7 +221,7 @@ class KafkaConsumer:
         if now_s - self._looked_s >= LOOK_S:
             self._looked_s = now_s
             try:
-                self._client.list_topics(timeout=0.5)
+                next(iter(self._clients.values())).list_topics(timeout=0.5)
             except KafkaException:
                 pass  # still silent, which is told below
             else:

@@ -16,8 +16,9 @@ from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, Resou
 from millstream_server.adapters.kafka.catalog import Catalog, size_bytes
 from millstream_server.adapters.kafka.claims import Claims
 from millstream_server.adapters.kafka.committer import KafkaCommitter
-from millstream_server.adapters.kafka.consumer import KafkaConsumer
+from millstream_server.adapters.kafka.consumer import KafkaConsumer, Member
 from millstream_server.adapters.kafka.errors import error_of, translated
+from millstream_server.adapters.kafka.groups import group_of
 from millstream_server.adapters.kafka.reader import KafkaReader
 from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S, CLASSIC_SESSION_S, DELIVERY_TIMEOUT_S, Connection
 from millstream_server.core.errors import LogUnavailable, RecordTooLarge
@@ -137,7 +138,7 @@ class KafkaLog:
     def committed(self, group: str, topic: str) -> list[CommitPosition]:
         """Waits for a transaction that is just ending: what it returns is decided."""
         count = self._catalog.topic(topic).partitions
-        return self.committed_of(group, [TopicPartition(topic, number) for number in range(count)])
+        return self.committed_of(group_of(group, topic), [TopicPartition(topic, number) for number in range(count)])
 
     def committed_of(self, group: str, partitions: Sequence[TopicPartition]) -> list[CommitPosition]:
         """What a group has committed of some partitions, those without a commit left out."""
@@ -191,10 +192,19 @@ class KafkaLog:
         for topic in topics:
             self._catalog.topic(topic)
         next_generation, _ = self._protocol()
-        claims = Claims(self, self._connection, group, writer, self._max_record_bytes) if writer else None
-        return KafkaConsumer(
-            self._connection.consumer(group, next_generation=next_generation), group, topics, listener, claims, self.bounds
-        )
+        by_group: dict[str, list[str]] = {}
+        for topic in topics:
+            by_group.setdefault(group_of(group, topic), []).append(topic)
+        members = [
+            Member(
+                name,
+                tuple(read),
+                self._connection.consumer(name, next_generation=next_generation),
+                Claims(self, self._connection, name, writer, self._max_record_bytes) if writer else None,
+            )
+            for name, read in by_group.items()
+        ]
+        return KafkaConsumer(members, listener, self.bounds)
 
     def committer(self, transactional_id: str) -> KafkaCommitter:
         return KafkaCommitter(self._connection, self._catalog, transactional_id, self._max_record_bytes)
