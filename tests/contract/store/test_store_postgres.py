@@ -6,6 +6,7 @@ import shlex
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import closing
 from urllib.parse import quote
 
@@ -13,12 +14,19 @@ import psycopg
 import pytest
 from millstream_server.adapters.sql import SqlStore
 from millstream_server.adapters.sql.postgres import POOL_MOST
+from millstream_server.adapters.sql.postgres_failures import place_of
 from millstream_server.core.errors import Invalid, Unavailable
+from millstream_server.core.log import Outgoing
+from millstream_server.core.run import Run, RunRequest
 from millstream_server.core.store import RunEnd
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import text
 from store_cases import answered, answers, running, submit
 
-from blackbox.postgres import PASSWORD, USER, Postgres
+from blackbox.postgres import ADMIN, PASSWORD, USER, Postgres
+
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND wait_event_type = 'Lock'"
 
 
 @pytest.fixture
@@ -59,6 +67,20 @@ def test_an_address_that_cannot_be_read_is_refused_without_a_word_of_it(secret: 
     assert refused.value.code == "bad_config"
     assert "%40" in refused.value.mend
     assert not any(part in str(refused.value) for part in ("tops", "ecret", "zz", "e:1"))
+
+
+@pytest.mark.parametrize(
+    ("host", "spelled"),
+    [("db.example.com", "db.example.com"), ("[::1]:5433", "[::1]:5433"), ("%2Frun%2Fpg:5433", "%2Frun%2Fpg:5433"), ("", "")],
+)
+def test_an_address_is_told_as_it_can_be_pasted(host: str, spelled: str) -> None:
+    """Without password and parameters, and spelled so that other tools read it, an IPv6 address or a socket's folder too."""
+    address = conninfo_to_dict(f"postgresql://me%40here:{quote(PASSWORD, safe='')}@{host}/my%20db?sslmode=disable")
+
+    place = place_of({name: str(value) for name, value in address.items()})
+
+    assert place == f"postgresql://me%40here@{spelled}/my%20db"
+    assert conninfo_to_dict(place) == {name: value for name, value in address.items() if name not in ("password", "sslmode")}
 
 
 def test_a_server_that_is_not_there_is_told_without_its_password(postgres: Postgres) -> None:
@@ -176,21 +198,24 @@ def test_thirty_threads_share_eight_connections(postgres: Postgres, store: SqlSt
     assert 1 <= int(str(connections)) <= POOL_MOST
 
 
-def test_a_change_that_met_a_deadlock_is_made_all_the_same(store: SqlStore, store_url: str) -> None:
+def test_a_change_that_met_a_deadlock_is_made_all_the_same(postgres: Postgres, store: SqlStore, store_url: str) -> None:
     """Somebody else's transaction that locks the same rows the other way round makes the server undo ours; it is tried again."""
     running(store, "r1")
     tries: list[str] = []
     made: list[object] = []
 
-    def end() -> None:
-        made.append(store.end_attempt("r1", 1, RunEnd("failed"), lambda run, _: tries.append(run.run) or answers(run, _), 3_000))
+    def counted(run: Run, request: RunRequest) -> Sequence[Outgoing]:
+        tries.append(run.run)
+        return answers(run, request)
 
-    with psycopg.connect(store_url) as other:
+    with psycopg.connect(postgres.url(name_of(store_url), user=ADMIN)) as other:
+        other.execute("SET deadlock_timeout = '1min'")  # so that the circle is found by ours, which is then undone
         other.execute("SELECT last_number FROM counter FOR UPDATE")
-        ending = threading.Thread(target=end)
+        ending = threading.Thread(target=lambda: made.append(store.end_attempt("r1", 1, RunEnd("failed"), counted, 3_000)))
         ending.start()
-        time.sleep(0.3)  # it holds the run now and waits for the counter
-        other.execute("SELECT run FROM run FOR UPDATE")  # the server finds the circle, and undoes the one that has waited longer
+        while postgres.execute(WAITING.format(name_of(store_url))) == [(0,)]:
+            time.sleep(0.02)  # it holds the run soon, and waits for the counter
+        other.execute("SELECT run FROM run FOR UPDATE")
         other.rollback()
         ending.join()
 

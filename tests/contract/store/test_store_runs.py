@@ -7,6 +7,7 @@ from collections.abc import Callable
 from threading import Thread
 
 import pytest
+from millstream_server.adapters.sql.runs import EXPIRED_AT_ONCE
 from millstream_server.core.errors import Invalid
 from millstream_server.core.log import Outgoing
 from millstream_server.core.run import AttemptEnd, Run, RunRequest, RunStep
@@ -505,6 +506,25 @@ def test_queued_runs_end_expired_when_their_deadline_passes(store: Store) -> Non
 
     assert answered(store) == [("req-1", "late CANCELLED expired")]
     assert [stored_run(store, run).state for run in ("late", "early", "patient")] == ["CANCELLED", "QUEUED", "QUEUED"]
+
+
+def test_however_many_runs_are_late_all_end_at_once(store: Store) -> None:
+    """A queue that nobody worked off for a night is answered at the first look, in more than one transaction."""
+    for number in range(EXPIRED_AT_ONCE + 1):
+        store.submit_run(new_run(f"r{number:03}", deadline_ms=5_000), request(number), answers, 1_000)
+
+    assert store.expire_runs(answers, 5_000) == EXPIRED_AT_ONCE + 1
+
+    assert [request for request, _ in answered(store)] == [f"req-{number}" for number in range(EXPIRED_AT_ONCE + 1)]
+
+
+def test_a_list_of_runs_may_be_longer_than_a_query_may_ask_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts are fetched for some runs at a time, and each run gets its own."""
+    monkeypatch.setattr("millstream_server.adapters.sql.rows.RUNS_AT_ONCE", 2)
+    for number in range(5):
+        running(store, f"r{number}", number, node=f"n{number}")
+
+    assert [[attempt.node for attempt in run.attempts] for run in store.runs()] == [[f"n{number}"] for number in (4, 3, 2, 1, 0)]
 
 
 def test_a_claimed_run_is_not_expired_by_the_store(store: Store) -> None:

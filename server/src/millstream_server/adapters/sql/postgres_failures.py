@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
+from urllib.parse import quote
 
 from sqlalchemy.exc import DBAPIError
 
@@ -23,9 +24,14 @@ def place_of(parameters: Mapping[str, str]) -> str:
     ports = parameters.get("port", "").split(",")
     if len(ports) < len(hosts):
         ports = ports[:1] * len(hosts)
-    sides = ",".join(f"{host}:{port}" if port else host for host, port in zip(hosts, ports, strict=False))
-    user = f"{parameters['user']}@" if "user" in parameters else ""
-    return f"postgresql://{user}{sides}/{parameters.get('dbname', '')}"
+    sides = ",".join(f"{_spelled(host)}:{port}" if port else _spelled(host) for host, port in zip(hosts, ports, strict=False))
+    user = f"{quote(parameters['user'], safe='')}@" if "user" in parameters else ""
+    return f"postgresql://{user}{sides}/{quote(parameters.get('dbname', ''), safe='')}"
+
+
+def _spelled(host: str) -> str:
+    """A host as a URL spells it: of IPv6, of a socket's folder, or a name."""
+    return f"[{host}]" if ":" in host else quote(host, safe="")
 
 
 def explain(error: DBAPIError, place: str) -> Unavailable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from sqlalchemy import Connection, Row, Select, select
@@ -13,6 +13,9 @@ from millstream_server.core.run import Attempt, Run, RunRequest
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
+RUNS_AT_ONCE = 1_000
+"""Runs whose attempts one query asks for; databases take some ten thousand parameters (SQLite 32,766, PostgreSQL 65,535)."""
+
 _RUN_COLUMNS = [str(column.name) for column in run.columns]  # plain str: msgspec takes no subclass for a key
 
 
@@ -70,23 +73,26 @@ def _run(row: Row[tuple[object, ...]], attempts: Sequence[Attempt]) -> Run:
     return msgspec.convert(values, Run)
 
 
-def _attempts(connection: Connection, runs: Iterable[str]) -> dict[str, list[Attempt]]:
-    query = select(attempt).where(attempt.c.run.in_(runs)).order_by(attempt.c.run, attempt.c.attempt)
+def _attempts(connection: Connection, runs: Sequence[str]) -> dict[str, list[Attempt]]:
     found: dict[str, list[Attempt]] = {}
-    for row in connection.execute(query):
-        found.setdefault(row.run, []).append(
-            Attempt(
-                attempt=row.attempt,
-                node=row.node,
-                release=row.release,
-                build_id=row.build_id,
-                started_ms=row.started_ms,
-                ended_ms=row.ended_ms,
-                end=row.ending,
-                detail=row.detail,
-            )
-        )
+    for first in range(0, len(runs), RUNS_AT_ONCE):
+        some = runs[first : first + RUNS_AT_ONCE]
+        for row in connection.execute(select(attempt).where(attempt.c.run.in_(some)).order_by(attempt.c.run, attempt.c.attempt)):
+            found.setdefault(row.run, []).append(_attempt(row))
     return found
+
+
+def _attempt(row: Row[tuple[object, ...]]) -> Attempt:
+    return Attempt(
+        attempt=row.attempt,
+        node=row.node,
+        release=row.release,
+        build_id=row.build_id,
+        started_ms=row.started_ms,
+        ended_ms=row.ended_ms,
+        end=row.ending,
+        detail=row.detail,
+    )
 
 
 def _request(row: Row[tuple[object, ...]]) -> RunRequest:

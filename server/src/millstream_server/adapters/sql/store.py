@@ -110,7 +110,12 @@ class SqlStore:
         with self._database.read() as connection:  # asked often and mostly in vain, as claim_run is
             if not runs.anything_late(connection, now_ms):
                 return 0
-        return self._database.write(lambda connection: runs.expire(connection, told, now_ms))
+        expired = 0
+        while True:
+            some = self._database.write(lambda connection: runs.expire(connection, told, now_ms))
+            expired += some
+            if some < runs.EXPIRED_AT_ONCE:
+                return expired
 
     def release_leases(self, node: str, now_ms: int) -> int:
         now_ms = self._database.lead().stored(now_ms)
