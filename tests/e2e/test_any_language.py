@@ -168,6 +168,22 @@ def test_a_caller_whose_clock_is_wrong_has_the_time_that_it_gave(apart_s: int, r
 
 
 @pytest.mark.usefixtures("tried")
+def test_an_event_is_read_as_one_after_every_retry_and_as_a_replayed_dead_letter(running: Running, shell: dict[str, str]) -> None:
+    """Its headers travel with it: each try has its parameters, the dead letter its id, the replay its correlation."""
+    headers = "ce_specversion:1.0,ce_id:d-event,ce_type:t,ce_source:/s,ce_subject:length,ce_correlationid:order-7"
+    produce(shell, [f'{headers}\tk\t{{"text": "", "harm": "exit"}}'.encode()], "parse.headers=true", "parse.key=true")
+
+    first = running.answers(["d-event"])["d-event"]
+    assert (first["status"], _error(first, "code"), first["attempt"]) == ("dead", "worker_died", 3)
+    assert _result_headers(running, "d-event")["ce_correlationid"] == "order-7"
+    replayed = running.say("dlq", "replay", "d-event", "--yes")
+    assert replayed.code == 0, replayed.err
+    wait_for(lambda: len(running.results["d-event"]) == 2, 30, "the answer of the replay")
+    second = running.results["d-event"][1]
+    assert (second["status"], second["pipeline"], second["replay_of"]) == ("dead", "length", first["record"])
+
+
+@pytest.mark.usefixtures("tried")
 def test_an_answer_that_its_reply_topic_does_not_take_is_told_and_holds_up_nobody(running: Running, shell: dict[str, str]) -> None:
     """It ends failed on the output topic, and the requests behind it on its partition are answered."""
     create = "kafka-topics.sh --bootstrap-server $BROKER --create --topic ml.reply.small --partitions 1 --config max.message.bytes=2000"
