@@ -73,7 +73,7 @@ def test_a_store_works_again_at_the_first_call_after_its_server_is_back(postgres
     postgres.stop()
     try:
         for _ in range(3):
-            with refused_within(3):
+            with refused_within(5):
                 submit(store, "r2", 2)
     finally:
         postgres.start()
@@ -131,15 +131,15 @@ def test_a_server_that_answers_nothing_is_given_up(
     postgres: Postgres, store: SqlStore, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A frozen server, whose kernel still takes bytes, holds a thread no longer than its patience; woken, it serves the next call."""
-    monkeypatch.setattr(adapter, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(adapter, "PATIENCE_S", 2.0)
     monkeypatch.setattr(adapter, "CONNECT_TIMEOUT_S", 2)
     with closing(SqlStore.open(store_url, create=False)) as impatient:
         submit(impatient, "r1")
         postgres.freeze()
         try:
-            with refused_within(4):
+            with refused_within(7):
                 impatient.run("r1")  # meets a connection that was alive, and then tries to make one
-            with refused_within(3):
+            with refused_within(5):
                 impatient.run("r1")
         finally:
             postgres.thaw()
@@ -151,11 +151,11 @@ def test_a_server_that_freezes_in_the_middle_of_a_transaction_is_given_up(
     postgres: Postgres, store: SqlStore, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also a transaction that is under way ends, and woken the server keeps nothing of it."""
-    monkeypatch.setattr(adapter, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(adapter, "PATIENCE_S", 2.0)
     before = running(store, "r1")
     with closing(SqlStore.open(store_url, create=False)) as impatient:
         try:
-            with refused_within(3):
+            with refused_within(5):
                 impatient.end_attempt("r1", 1, RunEnd("failed"), answers_after(postgres.freeze), 3_000)
         finally:
             postgres.thaw()
@@ -170,9 +170,9 @@ def test_a_server_that_was_made_read_only_is_told_and_left(postgres: Postgres, s
     submit(store, "r1")
     _make_read_only(postgres, "on")
     try:
-        with refused_within(3) as connected:
+        with refused_within(5) as connected:
             submit(store, "r2", 2)
-        with refused_within(3) as connecting:
+        with refused_within(5) as connecting:
             submit(store, "r2", 2)
     finally:
         _make_read_only(postgres, "off")
@@ -198,7 +198,7 @@ def test_a_connection_cut_in_the_middle_of_a_transaction_leaves_nothing_of_it(st
     """The call is refused at once, the run is as it was, and asked again it ends once."""
     before = running(cut_store, "r1")
 
-    with refused_within(3) as refused:
+    with refused_within(5) as refused:
         cut_store.end_attempt("r1", 1, RunEnd("failed"), answers_after(wire.cut), 3_000)
 
     assert "not known" not in refused.value.message
@@ -216,7 +216,7 @@ def test_a_commit_that_was_cut_is_told_as_doubt_and_may_be_asked_again(store: Sq
     def cut_off(call: Callable[[], object]) -> None:
         cut_store.nodes()  # now and then a call first reads the server's clock, in a transaction of its own
         wire.cut_commit = cut
-        with refused_within(3) as refused:
+        with refused_within(5) as refused:
             call()
         assert "not known" in refused.value.message
 
@@ -264,7 +264,7 @@ def test_a_store_that_somebody_locks_for_long_is_told(store: SqlStore, store_url
     with closing(SqlStore.open(store_url, create=False)) as impatient, psycopg.connect(store_url) as other:
         other.execute("LOCK TABLE run IN EXCLUSIVE MODE")
 
-        with refused_within(3) as refused:
+        with refused_within(5) as refused:
             submit(impatient, "r1")
         other.rollback()
 
