@@ -6,8 +6,8 @@ A page is one terminal: its blocks run in order, in an empty folder, with a fres
     ```python file=PATH   any language: the block is written to PATH, in the folder in which the terminal is
     all other blocks      are read by people only
 
-A command that ends in " &" stays in the background: the lines below it are what it says within START_S, more may follow; at the
-end of the page it gets SIGTERM and must exit with 0. A command whose shown output has a line that begins with "error[" must fail,
+A command that ends in " &" stays in the background: the lines below it are what it says within START_S, more may follow (where it ends in
+"> FILE 2>&1 &", what FILE gets); at the end of the page it gets SIGTERM, if it is still there, and must exit with 0. A command whose shown output has a line that begins with "error[" must fail,
 every other one must succeed. In shown output "..." stands for any text of a line, and alone on a line for any number of lines;
 what differs from run to run is made equal on both sides by VARYING.
 """
@@ -195,9 +195,11 @@ class Terminal:
                 pipe.close()
 
     def _start(self, step: Step) -> None:
-        output = self.home / f"background-{len(self._background)}.txt"
+        command = step.command[:-2]
+        redirected = re.search(r">\s*(\S+) 2>&1\Z", command)
+        output = Path(self.folder, redirected[1]) if redirected else self.home / f"background-{len(self._background)}.txt"
         output.touch()
-        pid = int(self._ask(f"{step.command[:-2]} >{output} 2>&1 &\necho $!"))
+        pid = int(self._ask(f"{command if redirected else f'{command} >{output} 2>&1'} &\necho $!"))
         self._background.append((step, pid, output))
         until = time.monotonic() + START_S
         while not agrees(step.shown, output.read_text(), may_go_on=True):
