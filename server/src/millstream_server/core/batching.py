@@ -16,6 +16,9 @@ from millstream_server.core.work import Work
 TARGET_BATCH_S = 0.5
 """A batch should not run longer than this, so that no attempt's time limit ever depends on how many callers share it."""
 
+CROWDED_BATCH_S = 0.02
+"""The same while others wait for their turn."""
+
 FIRST_BATCH = 32
 """Rows of the first batches of a lane whose cost for one row is not known yet and which is called row by row."""
 
@@ -33,10 +36,10 @@ class Lane:
         self.queue: deque[Work] = deque()
         self.row_s = 0.0
 
-    def batch_size(self, max_rows: int) -> int:
+    def batch_size(self, max_rows: int, *, crowded: bool = False) -> int:
         """How many may go together now, from the time that one row took lately."""
         if self.row_s > 0.0:
-            return max(1, min(max_rows, int(TARGET_BATCH_S / self.row_s)))
+            return max(1, min(max_rows, int((CROWDED_BATCH_S if crowded else TARGET_BATCH_S) / self.row_s)))
         return max_rows if self.spec.rows_independent else min(FIRST_BATCH, max_rows)
 
     def took(self, rows: int, run_s: float) -> None:
@@ -97,9 +100,9 @@ class Backlog:
         """The lane whose turn it is, full or not."""
         return next(iter(self.lanes.values()), None)
 
-    def take(self, lane: Lane) -> list[Work]:
+    def take(self, lane: Lane, *, crowded: bool = False) -> list[Work]:
         """Take one batch from a lane, within rows and bytes; done ones (expired) are dropped. The lane's turn is over."""
-        limit = lane.batch_size(self.max_rows)
+        limit = lane.batch_size(self.max_rows, crowded=crowded)
         queue = lane.queue
         taken: list[Work] = []
         size = 0

@@ -158,6 +158,12 @@ CODES: dict[str, Code] = _codes(
         "let the pipeline use less, or raise node.worker_memory_bytes, see: millstream config show; then: millstream dlq replay ID",
     ),
     Code(
+        "node_killed",
+        "dead",
+        "Every node that ran the request alone ended with it.",
+        "see what the nodes said last: millstream logs --request ID; mend the pipeline, then: millstream dlq replay ID",
+    ),
+    Code(
         "undecodable",
         "dead",
         "The record has no id that can be read, so nobody can be answered; its bytes are on the dead-letter topic.",

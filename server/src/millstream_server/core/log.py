@@ -145,6 +145,17 @@ class Consumer(Protocol):
 
     def snapshot(self) -> Snapshot: ...
 
+    def mark(self, position: CommitPosition) -> None:
+        """Commit the position of an own partition at once, outside of any transaction: durable when it returns.
+
+        Raises:
+            LogUnavailable: it may not be; the partition may have another owner.
+        """
+
+    @property
+    def ended(self) -> bool:
+        """It cannot go on; another one is to be made."""
+
     def wake(self) -> None:
         """Make a waiting `poll` return now; the only method that other threads may call."""
 

@@ -6,6 +6,7 @@ offsets above it; a node that starts again reads from that offset on and skips t
 The coded set is one letter for the spelling and URL-safe base64 without padding, the shorter of two; empty for an empty set:
     r   run lengths as LEB128 numbers, in turn unfinished and finished, from the committed offset on
     b   bits, lowest first, bit i for the committed offset + i
+A mark may follow, `!OFFSET.DEATHS`: this request runs alone, and that many owners of the partition died while it did.
 Source: the encodings of confluentinc/parallel-consumer (`offsets/RunLengthEncoder.java`, `BitSetEncoder.java`).
 """
 
@@ -131,12 +132,24 @@ def encode(flags: bytes | bytearray, start: int = 0) -> str:
     return "b" + urlsafe_b64encode(int(digits, 2).to_bytes(bits_bytes, "little")).rstrip(b"=").decode()
 
 
+def marked(coded: str, offset: int, deaths: int) -> str:
+    """The coded set with the mark of a request that runs alone."""
+    return f"{coded.partition('!')[0]}!{offset}.{deaths}"
+
+
+def mark_of(coded: str) -> tuple[int, int] | None:
+    """Offset and deaths of the mark, where there is one."""
+    offset, _, deaths = coded.partition("!")[2].partition(".")
+    return (int(offset), int(deaths)) if offset.isdigit() and deaths.isdigit() else None
+
+
 def decode(coded: str) -> bytearray:
     """Return the finished flags of a coded set, a byte an offset from the committed offset on.
 
     Raises:
         Failed: the text is no coded set.
     """
+    coded = coded.partition("!")[0]
     if not coded:
         return bytearray()
     try:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from millstream_server.core.log import DLQ, INPUT, RETRY_LATER, RETRY_NOW, RETRY_SOON, Headers, Outgoing, Record
+from millstream_server.core.log import DLQ, INPUT, OVERFLOW, PARKED, RETRY_LATER, RETRY_NOW, RETRY_SOON, Headers, Outgoing, Record
 from millstream_server.core.request import Origin
 from millstream_server.core.result import RecordRef
 from millstream_server.core.work import Work
 
-DELAYS_S: dict[str, float] = {RETRY_NOW: 0.0, RETRY_SOON: 5.0, RETRY_LATER: 60.0}
-"""Delay of each retry topic, in seconds after its append time."""
+DELAYS_S: dict[str, float] = {RETRY_NOW: 0.0, RETRY_SOON: 5.0, RETRY_LATER: 60.0, PARKED: 1.0, OVERFLOW: 0.0}
+"""Delay of each topic of waiting requests, in seconds after its append time."""
+
+PARKED_S = 600.0
+"""How long a request may be parked in all, while no node that gets it has its release."""
 
 REPLAY_OF = "ms_replay_of"
 """Header of a dead letter that was sent again: topic/partition/offset of the record that died. Its result carries it too."""
@@ -40,8 +43,27 @@ Cause = Literal["worker_died", "timed_out", "out_of_memory", "retryable", "crowd
 def retry_record(work: Work, *, attempts: int, alone: bool, now_ms: int, delayed: bool = False) -> Outgoing:
     """The record that carries a request to its next try, with its original coordinates, key, append time and headers."""
     topic = RETRY_NOW if not delayed else (RETRY_SOON if attempts <= 1 else RETRY_LATER)
+    return _carried(work, topic, work.source_partition, attempts=attempts, alone=alone, now_ms=now_ms)
+
+
+def overflow_record(work: Work, now_ms: int) -> Outgoing:
+    """The record that carries a request beyond its tenant's share out of the others' way."""
+    return _carried(work, OVERFLOW, work.source_partition, attempts=work.attempts, alone=work.alone, now_ms=now_ms)
+
+
+def parked_record(work: Work, partitions: int, now_ms: int) -> Outgoing | None:
+    """The record that carries a request on to the next partition, which another node may have, while its release is not ready
+    here; None when it was parked for `PARKED_S` already."""
+    since_ms = dict(work.headers).get("ms_first_parked_ms", b"")
+    if work.source_topic == PARKED and since_ms.isdigit() and now_ms - int(since_ms) > PARKED_S * 1000:
+        return None
+    return _carried(work, PARKED, (work.source_partition + 1) % partitions, attempts=work.attempts, alone=work.alone, now_ms=now_ms)
+
+
+def _carried(work: Work, topic: str, partition: int, *, attempts: int, alone: bool, now_ms: int) -> Outgoing:
     origin = work.origin
-    parked = dict(work.headers).get("ms_first_parked_ms", str(now_ms).encode())
+    known = dict(work.headers).get("ms_first_parked_ms") if topic == PARKED and work.source_topic == PARKED else None
+    parked = known or str(now_ms).encode()
     own: list[tuple[str, bytes]] = [
         ("ms_origin_topic", origin.topic.encode()),
         ("ms_origin_partition", str(origin.partition).encode()),
@@ -54,7 +76,7 @@ def retry_record(work: Work, *, attempts: int, alone: bool, now_ms: int, delayed
         own.append(("ms_origin_key", origin.key))
     if alone:
         own.append(("ms_alone", b"1"))
-    return Outgoing(topic, work.value, origin.key, (*original_headers(work.headers), *own), work.source_partition)
+    return Outgoing(topic, work.value, origin.key, (*original_headers(work.headers), *own), partition)
 
 
 def original_headers(headers: Headers) -> Headers:

@@ -75,9 +75,22 @@ class Answerer:
         self._logbook.write(entry(event="dead_letter", level="warning", message=f"undecodable: {message}", extra={"record": _at(origin)}))
         self._committer.submit([Finish(record.topic, record.partition, record.offset, (letter,), held_bytes(record), "", epoch)], None)
 
+    def give_up(self, work: Work, code: str, message: str) -> None:
+        """A request that is not run any more: its one result and a dead letter."""
+        self._end([work], "dead", ResultError(code, message, "", mend_of(code, work.id)))
+
     def finish_silently(self, *works: Work) -> None:
         """Their records are taken care of elsewhere (a run, another node): each offset is finished without a result of its own."""
         self._committer.submit([self._finish(work, ()) for work in works], None)
+
+    def move(self, moved: Sequence[tuple[Work, Outgoing]], why: str) -> None:
+        """Requests that go on in another topic, in the transaction that finishes their records here."""
+        for work, _ in moved:
+            work.done = True
+        self._logbook.write(
+            entry("moved", f"{len(moved)} {why}", requests=tuple(w.id for w, _ in moved), pipeline=moved[0][0].pipeline, level="info")
+        )
+        self._committer.submit([self._finish(work, (again,)) for work, again in moved], None)
 
     # --- pool.Answers -------------------------------------------------------------------------------------------------
 

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable
 
 from millstream_server.core.errors import Unavailable
 from millstream_server.core.ids import new_id
-from millstream_server.core.log import INPUT, Record, TopicPartition
+from millstream_server.core.log import INPUT, OVERFLOW, Record, TopicPartition
 from millstream_server.core.request import BadRequest, decode_request, origin_of, reply_path
-from millstream_server.core.retry import replayed, retried_origin
+from millstream_server.core.retry import overflow_record, parked_record, replayed, retried_origin
 from millstream_server.core.routing import Catalog, Refusal, Route
 from millstream_server.core.run import NewRun, RunRequest
+from millstream_server.core.shares import Shares
 from millstream_server.core.store import AnswerMaker, Store, Submitted
 from millstream_server.core.work import Work, held_bytes
 from millstream_server.node.answers import Answerer
@@ -46,7 +47,11 @@ class Intake:
         *,
         max_attempts: int,
         partitions: int,
+        shares: Shares | None,
     ) -> None:
+        self._shares = shares
+        self.overflowed = 0
+        self.parked = 0
         self._log_id = log_id
         self._partitions = partitions
         self._catalog = catalog
@@ -89,6 +94,12 @@ class Intake:
             )
         self.route(works)
 
+    def kill(self, record: Record, epoch: int, deaths: int) -> None:
+        """A request that ended every node which ran it alone is not run again."""
+        work = self._read(record, epoch)
+        if work is not None:
+            self._answers.give_up(work, "node_killed", f"{deaths} nodes ended while it ran alone on its partition")
+
     def route(self, works: list[Work]) -> None:
         """Send each request where it belongs now."""
         groups: dict[tuple[str, str], list[Work]] = {}
@@ -130,8 +141,27 @@ class Intake:
             for work in works:
                 self._hold_for_pool(route, work)
             return None
-        pool.put(route, works)
+        pool.put(route, self._within_share(route, pool, works))
         return pool
+
+    def _within_share(self, route: Route, pool: Pool, works: list[Work]) -> list[Work]:
+        """The requests that may wait here; where others have requests too, what exceeds their tenant's share moves aside, once."""
+        if self._shares is None or not works:
+            return works
+        party, now_s = (route.release.build_id, works[0].tenant), time.monotonic()
+        self._shares.see(party, now_s)
+        pool.crowded = self._shares.contended(party, now_s)
+        room = self._shares.room(party, pool.waiting(route), now_s)
+        if room < 0 or len(works) <= room:
+            return works
+        moved = [work for work in works[room:] if work.source_topic != OVERFLOW]
+        if not moved:
+            return works
+        staying = [*works[:room], *(work for work in works[room:] if work.source_topic == OVERFLOW)]
+        now_ms = self._clock_ms()
+        self._answers.move([(work, overflow_record(work, now_ms)) for work in moved], f"beyond the share of {works[0].tenant}: moved aside")
+        self.overflowed += len(moved)
+        return staying
 
     def pool_changed(self) -> None:
         """Environments changed: look again at what waited for one."""
@@ -269,8 +299,17 @@ class Intake:
         self.route(routable)
 
     def _hold_for_pool(self, route: Route, work: Work) -> None:
-        """The release has no pool here: wait while its environment is being built, else say why it cannot be."""
+        """The release has no pool here. On a log that nodes share the request is parked, so that another may get it; else it waits
+        while its environment is being built, or is told why that cannot be."""
         reason = self._broken(route.release.build_id)
+        if self._shares is not None:
+            now_ms = self._clock_ms()
+            again = parked_record(work, self._partitions, now_ms)
+            if again is not None:
+                self._answers.move([(work, again)], f"parked: {route.release.label} is not ready here")
+                self.parked += 1
+                return
+            reason = reason or "its environment is not ready"
         if reason:
             self._answers.refuse(
                 work, Refusal("release_unavailable", f"{route.release.label} cannot run on this node: {reason}", status="failed")

@@ -30,6 +30,8 @@ from millstream_server.core.log import (
     INPUT,
     MODELS,
     OUTPUT,
+    OVERFLOW,
+    PARKED,
     RELEASES,
     RETRY_LATER,
     RETRY_NOW,
@@ -42,6 +44,7 @@ from millstream_server.core.log import (
 from millstream_server.core.model import ModelState, ModelVersion, decode_model
 from millstream_server.core.release import Release, decode_package
 from millstream_server.core.routing import Catalog
+from millstream_server.core.shares import Shares
 from millstream_server.core.status import NodeStatus, ReleaseStatusRow, encode_status
 from millstream_server.core.store import NodeRow, Store
 from millstream_server.core.work import Work
@@ -60,8 +63,12 @@ from millstream_server.node.releases import Installer, Releases
 from millstream_server.node.runs import RunLimits, Runs, answer_maker
 
 INTAKE_TOPICS = (INPUT, RETRY_NOW, RETRY_SOON, RETRY_LATER)
+SHARED_TOPICS = (PARKED, OVERFLOW)
+"""What a node reads beside them where several share the log."""
 PARTITIONS = 12
 TICK_S = 0.1
+SHARES = 20
+"""Parties among whom what a node may hold is shared out, where it must be."""
 
 
 class NodeSettings(msgspec.Struct, frozen=True):
@@ -102,9 +109,10 @@ def _listed(partitions: Iterable[TopicPartition]) -> str:
     return ", ".join(f"{topic} {' '.join(map(str, numbers))}" for topic, numbers in by_topic.items())
 
 
-def topic_specs(retention_ms: int) -> list[TopicSpec]:
-    """Every topic of the platform, as it must be."""
-    kept = [TopicSpec(t, PARTITIONS, retention_ms) for t in (INPUT, OUTPUT, DLQ, RETRY_NOW, RETRY_SOON, RETRY_LATER)]
+def topic_specs(retention_ms: int, *, shared: bool) -> list[TopicSpec]:
+    """Every topic of the platform, as it must be; some only where nodes share the log."""
+    names = (*INTAKE_TOPICS, OUTPUT, DLQ, *(SHARED_TOPICS if shared else ()))
+    kept = [TopicSpec(name, PARTITIONS, retention_ms) for name in names]
     return [*kept, TopicSpec(RELEASES, 3, 0, True), TopicSpec(MODELS, 3, 0, True)]
 
 
@@ -144,6 +152,11 @@ class Node(PoolEvents):
         self._wired = False
         self._caught_up = False
         self._untaken: dict[str, ModelState] = {}
+
+    @property
+    def _share(self) -> int:
+        """Requests of one tenant at one release that may wait here while others have requests too."""
+        return max(1, self.settings.max_queued_requests // SHARES)
 
     @staticmethod
     def _clock_ms() -> int:
@@ -233,7 +246,8 @@ class Node(PoolEvents):
         delay_s = LOOK_AGAIN_S
         while True:
             try:
-                await asyncio.to_thread(self.log.create_topics, topic_specs(self.settings.retention_ms))
+                specs = topic_specs(self.settings.retention_ms, shared=self.log.shared)
+                await asyncio.to_thread(self.log.create_topics, specs)
                 said = await asyncio.to_thread(self.log.about)
                 break
             except LogUnavailable as error:
@@ -243,7 +257,8 @@ class Node(PoolEvents):
                 await asyncio.sleep(delay_s)
                 delay_s = min(5.0, delay_s * 2)
         self._set_trouble("log", "")
-        self.logbook.write(entry("log", said))
+        if self.log.shared:
+            self.logbook.write(entry("log", said))
 
     async def _environments_settled(self) -> None:
         """On a shared log partitions come from other nodes, which answer them until this one can: every release that is needed
@@ -322,19 +337,23 @@ class Node(PoolEvents):
             clock,
             max_attempts=settings.max_attempts,
             partitions=PARTITIONS,
+            shares=Shares(self._share) if self.log.shared else None,
         )
         self.poller = Poller(
             self.log,
             GROUP,
-            INTAKE_TOPICS,
+            INTAKE_TOPICS + (SHARED_TOPICS if self.log.shared else ()),
             self.ledger,
             self._deliver,
+            self._kill,
             self._partitions_gone,
             self._thread_trouble("poller"),
             self._fail_from_thread,
             writer=self.writer,
             max_held=settings.max_queued_requests,
             max_held_bytes=settings.max_queued_bytes,
+            overflow_below=self._share // 2,
+            max_attempts=settings.max_attempts,
             clock_ms=clock,
         )
         self.controller = Controller(self.store, settings.name, clock, deploy_timeout_s=settings.deploy_timeout_s)
@@ -447,6 +466,10 @@ class Node(PoolEvents):
     def _deliver(self, records: list[Record], epoch: int) -> None:
         """On the poller's thread."""
         self._loop.call_soon_threadsafe(self.intake.take, records, epoch)
+
+    def _kill(self, record: Record, epoch: int, deaths: int) -> None:
+        """On the poller's thread."""
+        self._loop.call_soon_threadsafe(self.intake.kill, record, epoch, deaths)
 
     def _partitions_gone(self, partitions: frozenset[TopicPartition], epoch: int) -> None:
         """On the poller's thread, or at the end on the loop's."""

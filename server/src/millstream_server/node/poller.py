@@ -11,10 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from millstream_server.core.errors import LogUnavailable
-from millstream_server.core.log import CommitPosition, Consumer, Log, Record, Snapshot, TopicPartition
-from millstream_server.core.offsets import OffsetTracker
+from millstream_server.core.log import OVERFLOW, CommitPosition, Consumer, Log, Record, Snapshot, TopicPartition
+from millstream_server.core.offsets import OffsetTracker, mark_of, marked
 from millstream_server.core.retry import DELAYS_S
 from millstream_server.core.work import held_bytes
+from millstream_server.node.quarantine import DEATHS, Quarantine
 
 POLL_RECORDS = 500
 """Records of one poll; near the largest batch, so that one hand-over fills one batch."""
@@ -80,6 +81,7 @@ class Poller:
         topics: Sequence[str],
         ledger: Ledger,
         deliver: Callable[[list[Record], int], None],
+        kill: Callable[[Record, int, int], None],
         gone: Callable[[frozenset[TopicPartition], int], None],
         trouble: Callable[[str], None],
         failed: Callable[[BaseException], None],
@@ -87,14 +89,20 @@ class Poller:
         writer: str,
         max_held: int,
         max_held_bytes: int,
+        overflow_below: int,
+        max_attempts: int,
         clock_ms: Callable[[], int],
     ) -> None:
+        self._max_attempts = max_attempts
+        self._overflow_below = overflow_below
+        self._overflow_open = True
         self._log = log
         self._writer = writer
         self._group = group
         self._topics = topics
         self._ledger = ledger
         self._deliver = deliver
+        self._kill = kill
         self._gone = gone
         self._trouble = trouble
         self._failed = failed
@@ -105,6 +113,7 @@ class Poller:
         self._stopping = threading.Event()
         self._waiting: dict[TopicPartition, deque[Record]] = {}
         self._held_back: set[TopicPartition] = set()
+        self._quarantines: dict[TopicPartition, Quarantine] = {}
         self.paused = False
         self._epoch = 0
         self.rebalances = 0
@@ -148,6 +157,9 @@ class Poller:
                 except LogUnavailable as error:
                     troubled = True
                     self._trouble(str(error))
+                    if self._consumer is not None and self._consumer.ended:
+                        self._consumer.close()
+                        self._consumer = None
                     self._stopping.wait(0.5)
                 else:
                     if troubled:
@@ -158,15 +170,18 @@ class Poller:
 
     def _round(self, consumer: Consumer) -> None:
         self._bound(consumer)
+        self._let_overflow(consumer)
         records = consumer.poll(POLL_RECORDS, self._wait_s())
         due = self._due(consumer)
         if records:
             due += self._take(consumer, records)
         if due:
             self._hand_over(consumer, due)
+        if self._quarantines:
+            self._run_alone(consumer)
 
     def _wait_s(self) -> float:
-        return 0.05 if self._waiting or self._held_back or self.paused else 0.2
+        return 0.05 if self._waiting or self._held_back or self.paused or self._quarantines else 0.2
 
     def _bound(self, consumer: Consumer) -> None:
         """Stop reading at the node's bound and go on at half of it, so that it does not flutter."""
@@ -177,8 +192,22 @@ class Poller:
             consumer.pause(list(ledger.trackers))
         elif self.paused and share <= 0.5:
             self.paused = False
+            self._overflow_open = True  # looked at again in this round
             consumer.resume([tp for tp in ledger.trackers if tp not in self._waiting and tp not in self._held_back])
         self._release_windows(consumer)
+
+    def _let_overflow(self, consumer: Consumer) -> None:
+        """What was moved aside comes back only while the node has room: else it would be in the others' way again."""
+        overflow = [of for of in self._ledger.trackers if of.topic == OVERFLOW]
+        if not overflow:
+            return
+        open_now = not self.paused and self._ledger.held < self._overflow_below
+        if open_now != self._overflow_open:
+            self._overflow_open = open_now
+            if open_now:
+                consumer.resume([of for of in overflow if of not in self._waiting and of not in self._held_back])
+            else:
+                consumer.pause(overflow)
 
     def _release_windows(self, consumer: Consumer) -> None:
         if not self._held_back:
@@ -194,6 +223,9 @@ class Poller:
         now_ms = self._clock_ms()
         ready: list[Record] = []
         for record in records:
+            if self._quarantines and (quarantine := self._quarantines.get(TopicPartition(record.topic, record.partition))):
+                quarantine.put(record)
+                continue
             delay_s = DELAYS_S.get(record.topic, 0.0)
             if not delay_s:
                 ready.append(record)
@@ -223,7 +255,26 @@ class Poller:
                     consumer.resume([tp])
         return due
 
-    def _hand_over(self, consumer: Consumer, records: list[Record]) -> None:
+    def _run_alone(self, consumer: Consumer) -> None:
+        """Hand over one request of each partition in quarantine, marked first; one that ended enough nodes is dead."""
+        for of, quarantine in list(self._quarantines.items()):
+            with self._ledger.lock:
+                tracker = self._ledger.trackers[of]
+                found = quarantine.next(tracker)
+                over = found is None and quarantine.is_over(tracker)
+                base, coded = tracker.position()
+            if over:
+                del self._quarantines[of]
+            if found is None:
+                continue
+            record, deaths = found
+            if deaths >= self._max_attempts:
+                self._hand_over(consumer, [record], deaths=deaths)
+                continue
+            consumer.mark(CommitPosition(of.topic, of.partition, base, marked(coded, record.offset, deaths)))
+            self._hand_over(consumer, [record])
+
+    def _hand_over(self, consumer: Consumer, records: list[Record], *, deaths: int = 0) -> None:
         """Enter records in the ledger, leave out those that the committed finished set names, and give the loop the rest."""
         by_partition: dict[tuple[str, int], list[Record]] = {}
         for record in records:
@@ -245,7 +296,10 @@ class Poller:
         if fresh:
             ledger.read += len(fresh)
             ledger.read_bytes += sum([held_bytes(r) for r in fresh])
-            self._deliver(fresh, self._epoch)
+            if deaths:
+                self._kill(fresh[0], self._epoch, deaths)
+            else:
+                self._deliver(fresh, self._epoch)
 
     # --- AssignmentListener, called inside poll -------------------------------------------------------------------------
 
@@ -256,8 +310,15 @@ class Poller:
             for of, position in zip(came, positions, strict=True):
                 self._ledger.trackers[of] = OffsetTracker(position)
                 self._ledger.since[of] = epoch
-        if self.paused and self._consumer is not None:
-            self._consumer.pause(came)
+        for of, position in zip(came, positions, strict=True):
+            suspect, deaths = mark_of(position.finished) or (-1, 0)
+            if position.deaths >= DEATHS:
+                # The mark tells of deaths before this one; that of an owner who released the partition in order is not counted.
+                end = self._log.watermarks(of.topic)[of.partition].end
+                self._quarantines[of] = Quarantine(end, suspect, deaths + 1)
+        if self._consumer is not None:
+            held_back = came if self.paused else [of for of in came if of.topic == OVERFLOW and not self._overflow_open]
+            self._consumer.pause(held_back)
         self.rebalances += self.assigned.is_set()
         self.assigned.set()
 
@@ -277,6 +338,7 @@ class Poller:
                 self._ledger.since.pop(of, None)
                 self._waiting.pop(of, None)
                 self._held_back.discard(of)
+                self._quarantines.pop(of, None)
         self._gone(frozenset(partitions), self._epoch)
 
 

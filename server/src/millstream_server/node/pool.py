@@ -133,6 +133,8 @@ class Pool:
         self.backlog = Backlog(limits.max_batch_size, limits.max_batch_bytes)
         self.workers: list[Worker] = []
         self.batches_in_flight = 0
+        self.crowded = False
+        """Others have requests too: batches are short, so that nobody waits long for his turn."""
         self.uncommitted = 0
         """Results handed to the committer and not committed yet."""
         self.traffic_s = time.monotonic()
@@ -166,6 +168,11 @@ class Pool:
         lane = self.backlog.lane(key, route.pipeline)
         for work in works:
             self.backlog.put(lane, work)
+
+    def waiting(self, route: Route) -> int:
+        """Requests of one route that wait here."""
+        lane = self.backlog.lane((route.pipeline.name, route.model if route.version else "", route.version), route.pipeline)
+        return len(lane.queue)
 
     def forget(self, key: str, version: int) -> None:
         """A model version that nobody is routed to any more: workers drop it."""
@@ -201,20 +208,20 @@ class Pool:
         if len(worker.batches) < 2:
             lane = self._loaded_lane(worker, full=True)
             if lane is not None:
-                return self._send(worker, lane, self.backlog.take(lane))
+                return self._send(worker, lane, self.backlog.take(lane, crowded=self.crowded))
         if self.uncommitted or worker.in_flight >= self.limits.max_batch_size or len(worker.batches) >= MAX_FLUSH:
             return False
         if worker.batches and not self._flushing(worker):
             return False
         lane = self._loaded_lane(worker, full=False)
-        return lane is not None and self._send(worker, lane, self.backlog.take(lane))
+        return lane is not None and self._send(worker, lane, self.backlog.take(lane, crowded=self.crowded))
 
     def _refill(self, worker: Worker) -> None:
         """Send the next full batch before the answers of the last one are written: the worker would wait for that."""
         if self._closing or self.backlog.alone or worker not in self._senders():
             return
         while len(worker.batches) < 2 and (lane := self._loaded_lane(worker, full=True)) is not None:
-            self._send(worker, lane, self.backlog.take(lane))
+            self._send(worker, lane, self.backlog.take(lane, crowded=self.crowded))
 
     def _is_turn_of_lanes(self) -> bool:
         """While a worker is stalled, lanes and lone requests take turns: those that hang are mostly among the lone ones."""
@@ -242,7 +249,7 @@ class Pool:
     def _loaded_lane(self, worker: Worker, *, full: bool) -> Lane | None:
         """The lane whose turn it is, of those whose model the worker has; the others' models begin to load."""
         for lane in self.backlog.lanes.values():
-            if full and len(lane.queue) < lane.batch_size(self.limits.max_batch_size):
+            if full and len(lane.queue) < lane.batch_size(self.limits.max_batch_size, crowded=self.crowded):
                 continue
             if self._ensure_model(worker, lane.key[1], lane.key[2]):
                 return lane
@@ -325,7 +332,7 @@ class Pool:
     def _take_all(self, lane: Lane) -> list[Work]:
         works: list[Work] = []
         while lane.queue:
-            works += self.backlog.take(lane)
+            works += self.backlog.take(lane, crowded=self.crowded)
         return works
 
     def _take_alone_of(self, key: str, number: int) -> list[Work]:

@@ -59,6 +59,7 @@ class KafkaConsumer:
         self._silence = ""
         self._looked_s = 0.0
         self._closed = False
+        self._ended = False
         self._clients: dict[str, KafkaClient] = {}
         for group, member in self._members.items():
             client = self._clients[group] = KafkaClient(member.config | {"error_cb": self._on_error})
@@ -126,6 +127,19 @@ class KafkaConsumer:
     def snapshot(self) -> Snapshot:
         return self._snapshot
 
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def mark(self, position: CommitPosition) -> None:
+        client = self._clients[self._group_of[position.topic]]
+        place = KafkaPartition(position.topic, position.partition, position.offset, metadata=position.finished)
+        try:
+            client.commit(offsets=[place], asynchronous=False)
+        except KafkaException as error:
+            said = error_of(error)
+            raise LogUnavailable(f"marking {position.topic}/{position.partition}: {said or error}", where=position.topic) from error
+
     def wake(self) -> None:
         self._woken.set()
 
@@ -149,7 +163,12 @@ class KafkaConsumer:
     def _assigned(self, group: str, client: KafkaClient, assigned: list[KafkaPartition]) -> None:
         self._publish()
         partitions = [TopicPartition(p.topic, p.partition) for p in assigned]
-        positions = self._positions(self._members[group], client, partitions)
+        try:
+            positions = self._positions(self._members[group], client, partitions)
+        except LogUnavailable:
+            # These partitions are ours in the group and were not begun: only leaving it gives them to somebody who can.
+            self._ended = True
+            raise
         self._epoch += 1
         self._epochs = self._epochs | dict.fromkeys(partitions, self._epoch)
         client.incremental_assign([KafkaPartition(p.topic, p.partition, p.offset) for p in positions])

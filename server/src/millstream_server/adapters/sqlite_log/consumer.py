@@ -79,6 +79,14 @@ class SqliteConsumer:
     def snapshot(self) -> Snapshot:
         return self._snapshot
 
+    @property
+    def ended(self) -> bool:
+        return False
+
+    def mark(self, position: CommitPosition) -> None:
+        """Never asked for: partitions of this log have one owner, and a position here tells of no deaths."""
+        raise NotImplementedError("a position of the embedded log carries no mark")
+
     def wake(self) -> None:
         self._feed.wake()
 

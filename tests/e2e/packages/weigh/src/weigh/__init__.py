@@ -137,6 +137,9 @@ def do_harm(kind: str) -> None:
                 libc.sleep(4)
                 libc._exit(0)
             os._exit(3)
+        case "kill the node":
+            os.kill(os.getppid(), 9)
+            time.sleep(5)
         case "segfault":
             ctypes.string_at(0)
         case _:
