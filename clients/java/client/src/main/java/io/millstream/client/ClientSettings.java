@@ -282,6 +282,11 @@ public final class ClientSettings {
     return deadline;
   }
 
+  /** How long a request that nobody waits for is tried to be sent: as long as the producer tries with what it has. */
+  Duration sendPatience() {
+    return Duration.ofMillis(Long.parseLong(kafka.getOrDefault("delivery.timeout.ms", KafkaProperties.DELIVERY_TIMEOUT_MS)));
+  }
+
   int maxWaiting() {
     return maxWaiting;
   }

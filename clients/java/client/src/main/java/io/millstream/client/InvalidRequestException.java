@@ -11,7 +11,7 @@ public final class InvalidRequestException extends RequestException {
   }
 
   /** Refused here: nothing was sent. */
-  static InvalidRequestException beforeSending(String code, String message, String path, String mend, String requestId) {
-    return new InvalidRequestException(new Problem(code, message, path, mend, requestId), null);
+  InvalidRequestException(Problem problem, Throwable cause) {
+    super(problem, null, cause);
   }
 }

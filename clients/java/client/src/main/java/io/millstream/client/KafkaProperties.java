@@ -12,6 +12,9 @@ import org.apache.kafka.common.serialization.StringDeserializer;
 
 /** The properties of the three Kafka clients: what the promise needs is fixed, what is a matter of taste can be changed. */
 final class KafkaProperties {
+  /** How long the broker may be away before a request is given up; Kafka's two minutes outlive most callers. */
+  static final String DELIVERY_TIMEOUT_MS = "30000";
+
   /** Fixed, since a request that was acknowledged must be there, once, and a result must be committed. */
   private static final Map<String, String> FIXED =
       Map.of(
@@ -19,11 +22,12 @@ final class KafkaProperties {
           ProducerConfig.ENABLE_IDEMPOTENCE_CONFIG, "true",
           ConsumerConfig.ISOLATION_LEVEL_CONFIG, "read_committed");
 
-  /** These would change which records are read or written where. */
+  /** These would change which records are read or written where, or when a call returns. */
   private static final Set<String> NOT_TAKEN =
       Set.of(
           ConsumerConfig.GROUP_ID_CONFIG,
           ProducerConfig.TRANSACTIONAL_ID_CONFIG,
+          ProducerConfig.MAX_BLOCK_MS_CONFIG,
           ProducerConfig.PARTITIONER_CLASS_CONFIG,
           ProducerConfig.PARTITIONER_IGNORE_KEYS_CONFIG,
           ProducerConfig.KEY_SERIALIZER_CLASS_CONFIG,
@@ -55,11 +59,12 @@ final class KafkaProperties {
     Map<String, Object> properties = new HashMap<>();
     // A request is sent at once; what comes meanwhile shares the next batch.
     properties.put(ProducerConfig.LINGER_MS_CONFIG, "0");
-    // How long the broker may be away before a request is given up; Kafka's two minutes outlive most callers.
-    properties.put(ProducerConfig.DELIVERY_TIMEOUT_MS_CONFIG, "30000");
-    // How long a call may hold up its thread while the cluster is not known or 32 MiB of requests wait to be sent.
-    properties.put(ProducerConfig.MAX_BLOCK_MS_CONFIG, "10000");
+    properties.put(ProducerConfig.DELIVERY_TIMEOUT_MS_CONFIG, DELIVERY_TIMEOUT_MS);
+    // As much as the platform's topics take by default; Kafka's own is 1 MiB.
+    properties.put(ProducerConfig.MAX_REQUEST_SIZE_CONFIG, String.valueOf(8 * 1024 * 1024));
     properties.putAll(fitting(settings, ProducerConfig.configNames()));
+    // A call never holds up its thread: what the producer cannot take now, RequestSender keeps and tries again.
+    properties.put(ProducerConfig.MAX_BLOCK_MS_CONFIG, "0");
     properties.put(ProducerConfig.ACKS_CONFIG, "all");
     properties.put(ProducerConfig.ENABLE_IDEMPOTENCE_CONFIG, "true");
     properties.put(ProducerConfig.KEY_SERIALIZER_CLASS_CONFIG, ByteArraySerializer.class);
@@ -68,7 +73,10 @@ final class KafkaProperties {
   }
 
   static Map<String, Object> consumer(ClientSettings settings) {
-    Map<String, Object> properties = fitting(settings, ConsumerConfig.configNames());
+    Map<String, Object> properties = new HashMap<>();
+    // How late partitions are seen that were added to the reply topic, or that it is gone; Kafka's five minutes outlive most callers.
+    properties.put(ConsumerConfig.METADATA_MAX_AGE_CONFIG, "10000");
+    properties.putAll(fitting(settings, ConsumerConfig.configNames()));
     properties.put(ConsumerConfig.ISOLATION_LEVEL_CONFIG, "read_committed");
     properties.put(ConsumerConfig.ENABLE_AUTO_COMMIT_CONFIG, "false");
     properties.put(ConsumerConfig.ALLOW_AUTO_CREATE_TOPICS_CONFIG, "false");

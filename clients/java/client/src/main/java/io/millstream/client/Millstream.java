@@ -10,8 +10,8 @@ import java.util.concurrent.CompletableFuture;
  * <p>Every method may be called from any thread and reports what goes wrong through the future that it returns, as a {@link
  * MillstreamException} (inside {@link java.util.concurrent.ExecutionException} or {@link
  * java.util.concurrent.CompletionException}, as futures do). A request that was acknowledged will have exactly one result,
- * whatever happens to this process; only its waiting ends with a deadline, a cancellation or a close. A method may hold up its
- * thread while the cluster is not known or the memory for unsent requests (32 MiB) is full, 10 s at most.
+ * whatever happens to this process; only its waiting ends with a deadline, a cancellation or a close. No method but {@code close}
+ * holds up its thread: while the cluster is away, requests wait to be sent until their deadline, 32 MiB of them.
  */
 public interface Millstream extends AutoCloseable {
 

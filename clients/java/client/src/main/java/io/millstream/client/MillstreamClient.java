@@ -6,9 +6,8 @@ import java.time.Duration;
 import java.util.Optional;
 import java.util.Properties;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.ExecutionException;
-import java.util.concurrent.TimeUnit;
-import java.util.concurrent.TimeoutException;
+import java.util.concurrent.ScheduledExecutorService;
+import java.util.concurrent.ScheduledThreadPoolExecutor;
 import java.util.function.Function;
 import org.apache.kafka.common.KafkaException;
 
@@ -36,13 +35,11 @@ public final class MillstreamClient implements Millstream {
   /** What was handed to Kafka is sent within this time of a close, or given up. */
   private static final Duration FLUSH = Duration.ofSeconds(10);
 
-  /** How long a sender may be held up until results can be read; as long as the producer's own max.block.ms. */
-  private static final Duration READY = Duration.ofSeconds(10);
-
   private final ClientSettings settings;
   private final RequestWriter writer;
   private final ResultReader results;
   private final Callbacks callbacks;
+  private final ScheduledExecutorService timers;
   private final WaitingCalls waiting;
   private final RequestSender sender;
   private final Optional<ReplyReader> reader;
@@ -70,17 +67,27 @@ public final class MillstreamClient implements Millstream {
     this.settings = settings;
     writer = new RequestWriter(settings);
     results = new ResultReader(settings.mapper());
-    sender = startSender(settings);
+    timers = startTimers();
+    sender = startSender(settings, timers);
     callbacks = new Callbacks(settings);
-    waiting = new WaitingCalls(settings.maxWaiting(), callbacks, results);
+    waiting = new WaitingCalls(settings.maxWaiting(), callbacks, results, timers);
     late = settings.listener().map(listener -> new LateResults(listener, results, callbacks, settings.maxWaiting()));
     reader = settings.replyTopic().map(topic -> new ReplyReader(settings, topic, sender, results, replies));
+    reader.ifPresent(reading -> reading.ready().thenRun(sender::tryAgain));
   }
 
-  private static RequestSender startSender(ClientSettings settings) {
+  private static ScheduledExecutorService startTimers() {
+    ScheduledThreadPoolExecutor timers = new ScheduledThreadPoolExecutor(1, Callbacks.daemons("millstream-timers"));
+    // The deadline of a call that was answered would hold the call until it comes.
+    timers.setRemoveOnCancelPolicy(true);
+    return timers;
+  }
+
+  private static RequestSender startSender(ClientSettings settings, ScheduledExecutorService timers) {
     try {
-      return new RequestSender(settings);
+      return new RequestSender(settings, timers);
     } catch (KafkaException error) {
+      timers.shutdownNow();
       Throwable cause = error.getCause() == null ? error : error.getCause();
       throw new IllegalArgumentException("the properties of Kafka cannot be used: " + cause.getMessage(), error);
     }
@@ -102,11 +109,7 @@ public final class MillstreamClient implements Millstream {
     try {
       RequestWriter.Written written = writer.write(request);
       refuseWhenClosed(written.id());
-      awaitReader(written);
-      sender.send(
-          written,
-          where -> callbacks.run(() -> receipt.complete(new Receipt(written.id(), where))),
-          error -> callbacks.run(() -> receipt.completeExceptionally(error)));
+      sender.send(written, this::missesNothing, settings.sendPatience(), new Forgotten(written.id(), receipt));
     } catch (MillstreamException refused) {
       receipt.completeExceptionally(refused);
     }
@@ -140,6 +143,7 @@ public final class MillstreamClient implements Millstream {
       closed = true;
     }
     waiting.awaitNone(patience);
+    timers.shutdownNow();
     sender.close(FLUSH);
     waiting.close();
     reader.ifPresent(ReplyReader::close);
@@ -165,11 +169,8 @@ public final class MillstreamClient implements Millstream {
     Function<Call<?>, DeadlineException> lateness = call -> late(call, written, reading);
     Call<T> call = waiting.admit(written, type, lateness);
     call.future.whenComplete((result, error) -> failReceipt(call, error));
-    if (reading.ready().isDone()) {
-      sendNow(call, written);
-    } else {
-      reading.ready().whenComplete((ready, error) -> callbacks.run(() -> sendNow(call, written)));
-    }
+    // The call's own deadline ends it; the sender must not be first with a poorer reason.
+    sender.send(written, reading.ready()::isDone, written.deadline().plus(FLUSH), new Waited(call));
     if (closed) {
       // Closed since the look above: `close` may have passed this call by.
       waiting.end(call, new ClientClosedException("the client was closed before there was a result", call.id));
@@ -177,25 +178,66 @@ public final class MillstreamClient implements Millstream {
     return call;
   }
 
-  private void sendNow(Call<?> call, RequestWriter.Written written) {
-    if (call.future.isDone()) {
-      return;
+  /** What becomes of a request whose result is waited for. */
+  private final class Waited implements RequestSender.Outcome {
+    private final Call<?> call;
+
+    Waited(Call<?> call) {
+      this.call = call;
     }
-    sender.send(
-        written,
-        where -> {
-          call.acknowledged(where).forEach(replies::take);
-          callbacks.run(() -> call.receipt.complete(new Receipt(call.id, where)));
-        },
-        error -> {
-          call.unacknowledged().forEach(replies::take);
-          RecordRef where = call.record();
-          if (where == null) {
-            waiting.end(call, error);
-          } else {
-            callbacks.run(() -> call.receipt.complete(new Receipt(call.id, where)));
-          }
-        });
+
+    @Override
+    public boolean wanted() {
+      return !call.future.isDone();
+    }
+
+    @Override
+    public void sent(RecordRef where) {
+      call.acknowledged(where).forEach(replies::take);
+      callbacks.run(() -> call.receipt.complete(new Receipt(call.id, where)));
+    }
+
+    @Override
+    public void failed(MillstreamException error) {
+      call.unacknowledged().forEach(replies::take);
+      RecordRef where = call.record();
+      if (where == null) {
+        waiting.end(call, error);
+      } else {
+        callbacks.run(() -> call.receipt.complete(new Receipt(call.id, where)));
+      }
+    }
+  }
+
+  /** What becomes of a request that is sent and forgotten. */
+  private final class Forgotten implements RequestSender.Outcome {
+    private final String id;
+    private final CompletableFuture<Receipt> receipt;
+
+    Forgotten(String id, CompletableFuture<Receipt> receipt) {
+      this.id = id;
+      this.receipt = receipt;
+    }
+
+    @Override
+    public boolean wanted() {
+      return !receipt.isDone();
+    }
+
+    @Override
+    public void sent(RecordRef where) {
+      callbacks.run(() -> receipt.complete(new Receipt(id, where)));
+    }
+
+    @Override
+    public void failed(MillstreamException error) {
+      callbacks.run(() -> receipt.completeExceptionally(error));
+    }
+  }
+
+  /** Whether a request may go that nobody waits for: the listener must not miss its result. */
+  private boolean missesNothing() {
+    return late.isEmpty() || reader.isEmpty() || reader.get().ready().isDone();
   }
 
   /** A receipt never stays open: who ends before the acknowledgement has none. */
@@ -225,22 +267,6 @@ public final class MillstreamClient implements Millstream {
 
   private static String seconds(Duration time) {
     return String.valueOf(time.toMillis() / 1000.0);
-  }
-
-  /** Holds up a sender whose result a listener wants until no result can be missed, as long as the producer would hold it up. */
-  private void awaitReader(RequestWriter.Written written) {
-    if (late.isEmpty() || reader.isEmpty() || reader.get().ready().isDone()) {
-      return;
-    }
-    try {
-      reader.get().ready().get(READY.toMillis(), TimeUnit.MILLISECONDS);
-    } catch (TimeoutException | ExecutionException notReady) {
-      String message = "the request was not sent, since its result could not be read: " + reader.get().trouble();
-      throw new SendException(message, "see that the cluster answers", written.id(), false, notReady);
-    } catch (InterruptedException interrupted) {
-      Thread.currentThread().interrupt();
-      throw new SendException("the thread was interrupted, the request was not sent", "", written.id(), false, interrupted);
-    }
   }
 
   private void refuseWhenClosed(String id) {

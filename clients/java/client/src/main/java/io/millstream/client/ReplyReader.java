@@ -32,11 +32,20 @@ import org.apache.kafka.common.header.Header;
 final class ReplyReader implements AutoCloseable {
   private static final Duration POLL = Duration.ofMillis(500);
   private static final Duration ANSWER = Duration.ofSeconds(10);
-  private static final Duration LOOK_FOR_PARTITIONS = Duration.ofSeconds(30);
+  private static final Duration LOOK_FOR_PARTITIONS = Duration.ofSeconds(1);
   private static final long FIRST_PAUSE_MS = 100;
   private static final long LONGEST_PAUSE_MS = 5_000;
   private static final long CLOSE_MS = 10_000;
-  private static final String RETENTION_MS = "3600000";
+
+  /**
+   * Of a reply topic that this client makes: one partition and the broker's own replication do for the results of one application,
+   * which nobody reads after an hour, and which may be as large as those on the output topic, headers included.
+   */
+  private static final Map<String, String> TOPIC =
+      Map.of(
+          TopicConfig.RETENTION_MS_CONFIG, "3600000",
+          TopicConfig.CLEANUP_POLICY_CONFIG, TopicConfig.CLEANUP_POLICY_DELETE,
+          TopicConfig.MAX_MESSAGE_BYTES_CONFIG, String.valueOf(8 * 1024 * 1024 + 64 * 1024));
 
   private final ClientSettings settings;
   private final String topic;
@@ -131,7 +140,7 @@ final class ReplyReader implements AutoCloseable {
   }
 
   /** Finds the partitions and the place in each. The first time that is the end, before any request is sent. */
-  private void begin(KafkaConsumer<byte[], byte[]> reading) {
+  private void begin(KafkaConsumer<byte[], byte[]> reading) throws InterruptedException {
     List<TopicPartition> partitions = partitions(reading);
     if (partitions.isEmpty()) {
       make();
@@ -146,7 +155,7 @@ final class ReplyReader implements AutoCloseable {
     } else {
       reading.seekToEnd(partitions);
       partitions.forEach(partition -> next.put(partition, reading.position(partition, ANSWER)));
-      sender.warmUp();
+      sender.warmUp(ANSWER);
       positioned = true;
     }
     trouble = "";
@@ -201,6 +210,7 @@ final class ReplyReader implements AutoCloseable {
 
   // --- the topic -------------------------------------------------------------------------------------------------------------
 
+  /** As the consumer knows them, which asks the cluster every {@code metadata.max.age.ms}; asked for at once where it knows none. */
   private List<TopicPartition> partitions(KafkaConsumer<byte[], byte[]> reading) {
     partitionsSeenAt = System.nanoTime();
     List<PartitionInfo> found = reading.partitionsFor(topic, ANSWER);
@@ -211,9 +221,7 @@ final class ReplyReader implements AutoCloseable {
     if (!settings.makesReplyTopic()) {
       throw new KafkaException("there is no topic " + topic + ": make it, or let the client have its own (" + ClientSettings.REPLIES + "=own)");
     }
-    // One partition, the broker's own replication: results of one application, kept for an hour.
-    NewTopic wanted = new NewTopic(topic, Optional.of(1), Optional.empty());
-    wanted.configs(Map.of(TopicConfig.RETENTION_MS_CONFIG, RETENTION_MS, TopicConfig.CLEANUP_POLICY_CONFIG, TopicConfig.CLEANUP_POLICY_DELETE));
+    NewTopic wanted = new NewTopic(topic, Optional.of(1), Optional.empty()).configs(TOPIC);
     try (Admin admin = Admin.create(KafkaProperties.admin(settings))) {
       admin.createTopics(List.of(wanted)).all().get();
       Callbacks.LOG.info("made the reply topic {}", topic);
@@ -232,7 +240,8 @@ final class ReplyReader implements AutoCloseable {
   private void tell(KafkaException error) {
     String words = "results cannot be read from " + topic + ": " + error.getMessage();
     if (!words.equals(trouble)) {
-      Callbacks.LOG.warn("{}; trying on", words, error);
+      Callbacks.LOG.warn("{}; trying on", words);
+      Callbacks.LOG.debug("what kept results from being read", error);
     }
     trouble = words;
   }

@@ -11,7 +11,11 @@ public class RequestException extends MillstreamException {
   private final transient PipelineResult<JsonNode> result;
 
   RequestException(Problem problem, PipelineResult<JsonNode> result) {
-    super(problem.code(), problem.message(), problem.path(), problem.mend(), problem.requestId(), null);
+    this(problem, result, null);
+  }
+
+  RequestException(Problem problem, PipelineResult<JsonNode> result, Throwable cause) {
+    super(problem.code(), problem.message(), problem.path(), problem.mend(), problem.requestId(), cause);
     this.result = result;
   }
 

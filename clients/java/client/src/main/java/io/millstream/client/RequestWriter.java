@@ -4,6 +4,7 @@ import com.fasterxml.jackson.core.JsonGenerator;
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonMappingException;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import io.millstream.client.RequestException.Problem;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.UncheckedIOException;
@@ -19,7 +20,7 @@ import org.apache.kafka.common.header.Headers;
 /**
  * Turns a request into a record, in either spelling, and refuses what every node would refuse.
  *
- * <p>Source: the platform's {@code protocol/request.schema.json} and {@code protocol/kafka/}.
+ * <p>Source: the platform's {@code protocol/kafka/request.schema.json} and {@code protocol/kafka/}.
  */
 final class RequestWriter {
   static final String REQUEST_TYPE = "io.millstream.pipeline.request.v1";
@@ -171,14 +172,12 @@ final class RequestWriter {
   }
 
   private static InvalidRequestException refused(String message, String path, String id) {
-    return InvalidRequestException.beforeSending("bad_request", message, path, "correct the request", id);
+    return new InvalidRequestException(new Problem("bad_request", message, path, "correct the request", id), (Throwable) null);
   }
 
   private static InvalidRequestException unwritable(JsonProcessingException error, String id) {
     String path = error instanceof JsonMappingException mapping ? JsonPaths.of(mapping) : "$";
     String mend = "give a record, a map or a JsonNode, or a mapper that can write it";
-    InvalidRequestException refused = InvalidRequestException.beforeSending("bad_parameters", error.getOriginalMessage(), path, mend, id);
-    refused.initCause(error);
-    return refused;
+    return new InvalidRequestException(new Problem("bad_parameters", error.getOriginalMessage(), path, mend, id), error);
   }
 }

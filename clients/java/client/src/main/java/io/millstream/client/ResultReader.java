@@ -15,7 +15,7 @@ import java.util.Optional;
 /**
  * Understands results. Members that are not known are passed over: a later platform may say more.
  *
- * <p>Source: the platform's {@code protocol/result.schema.json}.
+ * <p>Source: the platform's {@code protocol/kafka/result.schema.json}.
  */
 final class ResultReader {
   private final ObjectMapper mapper;

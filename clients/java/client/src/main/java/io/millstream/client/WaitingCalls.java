@@ -6,7 +6,7 @@ import java.util.ArrayList;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.RejectedExecutionException;
-import java.util.concurrent.ScheduledThreadPoolExecutor;
+import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Function;
@@ -21,16 +21,14 @@ final class WaitingCalls {
   private final int most;
   private final Callbacks callbacks;
   private final ResultReader results;
-  private final ScheduledThreadPoolExecutor timers;
+  private final ScheduledExecutorService timers;
 
-  WaitingCalls(int most, Callbacks callbacks, ResultReader results) {
+  WaitingCalls(int most, Callbacks callbacks, ResultReader results, ScheduledExecutorService timers) {
     this.most = most;
     places = new Semaphore(most);
     this.callbacks = callbacks;
     this.results = results;
-    timers = new ScheduledThreadPoolExecutor(1, Callbacks.daemons("millstream-deadlines"));
-    timers.setRemoveOnCancelPolicy(true);
-    timers.setExecuteExistingDelayedTasksAfterShutdownPolicy(false);
+    this.timers = timers;
   }
 
   /**
@@ -49,7 +47,8 @@ final class WaitingCalls {
     if (calls.putIfAbsent(call.id, call) != null) {
       places.release();
       String message = "a request with this id waits for its result already";
-      throw InvalidRequestException.beforeSending("bad_request", message, "$.id", "leave the id to the client, or wait", call.id);
+      String mend = "leave the id to the client, or wait";
+      throw new InvalidRequestException(new RequestException.Problem("bad_request", message, "$.id", mend, call.id), (Throwable) null);
     }
     // Cancelled, or completed by the application itself.
     call.future.whenComplete((result, error) -> leave(call));
@@ -100,7 +99,6 @@ final class WaitingCalls {
 
   /** Ends every call that waits. */
   void close() {
-    timers.shutdownNow();
     for (Call<?> call : new ArrayList<>(calls.values())) {
       end(call, new ClientClosedException("the client was closed before there was a result", call.id));
     }
