@@ -1,4 +1,4 @@
-"""`make chaos SECONDS=... SEED=...`: one attack with every kind of kill; the last line is its JSON.
+"""`make chaos SECONDS=... SEED=... [LOG=kafka]`: one attack with every kind of kill; the last line is its JSON.
 
 Exit codes: 0 nothing was lost, duplicated or wrong; 1 something was.
 """
@@ -24,6 +24,10 @@ MOST_REQUESTS = 100_000
 
 def main() -> int:
     chosen = _arguments()
+    if chosen.log == "kafka":
+        from chaos.kafka import command
+
+        return command.run(chosen.seconds, chosen.seed, chosen.kinds, chosen.rate, chosen.nodes, chosen.data_dir)
     requests = chosen.requests or min(MOST_REQUESTS, int(chosen.seconds * REQUESTS_PER_S))
     data_dir = chosen.data_dir or Path(tempfile.mkdtemp(prefix="millstream-chaos-")) / "data"
     marks = data_dir.parent / "marks"
@@ -59,6 +63,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="what requests and kills are drawn from")
     parser.add_argument("--requests", type=int, default=0, help=f"default: {REQUESTS_PER_S} a second, at most {MOST_REQUESTS:,}")
     parser.add_argument("--data-dir", type=Path, help="keep the data directory here")
+    parser.add_argument("--log", choices=["embedded", "kafka"], default="embedded", help="which log the nodes work on")
+    parser.add_argument("--kinds", default="", help="over Kafka: which faults, separated by commas (default: all)")
+    parser.add_argument("--rate", type=float, default=100.0, help="over Kafka: requests a second")
+    parser.add_argument("--nodes", type=int, default=3, help="over Kafka: nodes after scaling out")
     return parser.parse_args()
 
 

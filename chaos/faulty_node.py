@@ -48,6 +48,9 @@ class Wrapped:
     def commit(self, group: str, positions: Sequence[CommitPosition], snapshot: Snapshot | None) -> None:
         self.inner.commit(group, positions, snapshot)
 
+    def initialised(self) -> None:
+        self.inner.initialised()
+
     def abort(self) -> None:
         self.inner.abort()
 

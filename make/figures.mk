@@ -5,6 +5,8 @@ SECONDS ?= 125
 SEED ?= 1
 QUICK ?=
 RECORD ?=
+LOG ?= embedded
+KINDS ?=
 
 .PHONY: demo bench chaos
 demo: setup ## the main job on real input, proved at the end; DATA=folder takes your own metrics/*.csv
@@ -13,5 +15,5 @@ demo: setup ## the main job on real input, proved at the end; DATA=folder takes 
 bench: setup ## measure the figures: NAME=all or of the list that NAME=help shows; QUICK=1 for fewer repeats
 	@$(BIN)/python -m benchmarks.run $(or $(NAME),--help) $(if $(QUICK),--quick) $(if $(RECORD),--record $(RECORD))
 
-chaos: setup ## kill workers and nodes under load and count: SECONDS=125 SEED=1
-	@$(BIN)/python -m chaos --seconds $(SECONDS) --seed $(SEED)
+chaos: setup ## kill workers and nodes under load and count: SECONDS=125 SEED=1, LOG=kafka with KINDS=node_kill,... (all)
+	@$(BIN)/python -m chaos --seconds $(SECONDS) --seed $(SEED) --log $(LOG) $(if $(KINDS),--kinds $(KINDS))
