@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from blackbox.kafka import Broker
 from running_platform import INPUT, OUTPUT, Request, Running, command_in, wheel
 
 from blackbox.command import Platform, child_environment, shipped_command
@@ -33,10 +34,14 @@ TENANT = "bad"
 MOST_RECORD_BYTES = 8 << 20
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """`millstream up` with the package `weigh` deployed and a model of the tenant trained."""
+@pytest.fixture(scope="module", params=["embedded", "kafka"])
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """`millstream up` on either log, with the package `weigh` deployed and a model of the tenant trained."""
     settings = {"MILLSTREAM_NODE_WORKER_MEMORY_BYTES": "300MiB"}
+    broker = Broker(tmp_path_factory.mktemp("kafka")) if request.param == "kafka" else None
+    if broker is not None:
+        broker.start()
+        settings["MILLSTREAM_KAFKA_BOOTSTRAP"] = broker.bootstrap
     running = Running.start(tmp_path_factory.mktemp("bad-input") / "data", settings)
     deployed = running.deploy(wheel("1.0.0"))
     assert deployed.code == 0, deployed.err
@@ -46,6 +51,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     counts = running.counts(list(running.acks))
     assert {id: count for id, count in counts.items() if count != 1} == {}
     assert running.close() == 0
+    if broker is not None:
+        broker.kill()
 
 
 def request(id: str, pipeline: str, params: object, **fields: object) -> Request:

@@ -62,8 +62,7 @@ def parked_record(work: Work, partitions: int, now_ms: int) -> Outgoing | None:
 
 def _carried(work: Work, topic: str, partition: int, *, attempts: int, alone: bool, now_ms: int) -> Outgoing:
     origin = work.origin
-    known = dict(work.headers).get("ms_first_parked_ms") if topic == PARKED and work.source_topic == PARKED else None
-    parked = known or str(now_ms).encode()
+    parked = dict(work.headers).get("ms_first_parked_ms", str(now_ms).encode())
     own: list[tuple[str, bytes]] = [
         ("ms_origin_topic", origin.topic.encode()),
         ("ms_origin_partition", str(origin.partition).encode()),
