@@ -90,6 +90,19 @@ def test_a_background_command_ends_with_the_page(tmp_path: Path) -> None:
         os.kill(pid, 0)
 
 
+def test_a_background_command_may_write_into_a_file_of_its_own(tmp_path: Path) -> None:
+    """What is shown below it is then what the file gets; one that the page ends by itself must have ended with 0 too."""
+    script = "trap 'exit 0' TERM; echo ready; while true; do sleep 0.05; done"
+    page = f"```sh file=serve.sh\n{script}\n```\n" + console(
+        "$ bash serve.sh > said.txt 2>&1 &", "ready", "$ cat said.txt", "ready", "$ kill %1"
+    )
+
+    assert run(tmp_path, page) == 3
+    (tmp_path / "again").mkdir()
+    with pytest.raises(Differs, match="exit code 7"):
+        run(tmp_path / "again", page.replace("exit 0", "exit 7"))
+
+
 def test_a_background_command_that_fails_at_its_end_is_a_difference(tmp_path: Path) -> None:
     """What stays running must also end well."""
     page = "```sh file=serve.sh\ntrap 'exit 7' TERM; echo ready; while true; do sleep 0.05; done\n```\n"

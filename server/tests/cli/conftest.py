@@ -20,7 +20,7 @@ RunCommand = Callable[..., Completed]
 def ports(tmp_path: Path) -> Iterator[app.Ports]:
     """The ports of a new data directory with its topics."""
     opened = app.open_ports(config.load(tmp_path / "data", {}, environ={}), create=True)
-    opened.log.create_topics(topic_specs(3_600_000))
+    opened.log.create_topics(topic_specs(3_600_000, shared=False))
     opened.store.nodes()
     assert opened.signer is not None
     yield opened

@@ -45,6 +45,16 @@ def test_flags_stand_over_the_environment_and_that_over_the_file(tmp_path: Path)
     assert settings.origins["node.role"] == "default"
 
 
+def test_a_value_of_set_is_told_as_that(tmp_path: Path) -> None:
+    """Whoever wrote --set node.workers=0 wrote no --workers; the same in the origin of a good one."""
+    told = faults(tmp_path, {"node.workers": config.Said("0"), "node.role": "king"})
+    settings = config.load(tmp_path, {"node.workers": config.Said("3")}, environ={})
+
+    assert "node.workers = '0' (flag --set node.workers): expected `int` >= 1" in told
+    assert "node.role = 'king' (flag --role)" in told
+    assert (settings.node.workers, settings.origins["node.workers"]) == (3, "flag --set node.workers")
+
+
 def test_the_data_directory_comes_from_the_flag_then_the_environment_then_home(tmp_path: Path) -> None:
     """A folder is made absolute, and a tilde is the user's home."""
     by_flag = config.load(tmp_path, {}, environ={"MILLSTREAM_DATA_DIR": "/elsewhere"})

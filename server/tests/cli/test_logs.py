@@ -124,6 +124,27 @@ def test_lines_are_chosen_by_request_run_tenant_and_level(
     assert [json.loads(line)["event"] for line in done.stdout.splitlines()] == events
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--request", "nobody"], "no lines about request nobody in "),
+        (["--run", "r9", "--tenant", "acme"], "no lines about tenant acme, run r9 in "),
+        (["--release", "x==1"], "no lines about release x==1 in "),
+        (["--request", "a", "--level", "error"], "no lines about request a of level error or above in "),
+        (["--request", "a"], ""),
+        (["-n", "0"], ""),
+    ],
+)
+def test_where_no_line_is_wanted_that_is_said(written: list[Line], millstream: RunCommand, arguments: list[str], said: str) -> None:
+    """An id that was misspelt must not look like a request without a story; it is no failure, and standard output stays empty."""
+    done = millstream("logs", *arguments)
+
+    assert done.returncode == 0
+    assert done.stderr.startswith(said)
+    assert bool(done.stderr) is bool(said)
+    assert not (said and done.stdout)
+
+
 def test_a_terminal_shows_one_line_a_event(written: list[Line], millstream: RunCommand) -> None:
     """Without --json the lines are rendered for reading."""
     done = millstream("logs", "--request", "a")

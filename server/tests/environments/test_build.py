@@ -146,13 +146,35 @@ def test_a_folder_without_pyproject_is_no_package(tmp_path: Path) -> None:
 
 
 def test_a_module_that_raises_is_told_with_its_traceback(tmp_path: Path) -> None:
-    """The author sees the line of his own code that failed."""
+    """The author sees the line of his own code that failed, below the wheel's root, and nothing of what imported it."""
     with pytest.raises(Invalid) as refused:
-        built_from(tmp_path, code="raise ValueError('broken on purpose')\n")
+        built_from(tmp_path, code="import decimal\ndecimal.Decimal('broken on purpose')\n")
 
     assert refused.value.code == "import_failed"
-    assert "ValueError: broken on purpose" in refused.value.message
-    assert "line 1, in <module>" in refused.value.message
+    first, *traceback = refused.value.message.splitlines()
+    assert first.startswith("module tiny cannot be imported: InvalidOperation: ")
+    assert first.endswith(", at tiny/__init__.py:2")
+    assert traceback[:2] == ["Traceback (most recent call last):", '  File "tiny/__init__.py", line 2, in <module>']
+    assert "importlib" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("code", "mend"),
+    [
+        ("import tyme\n", "add tyme to dependencies in pyproject.toml, or correct the import; then build again"),
+        ("import sklearn.linear_model\n", "add scikit-learn, which holds sklearn, to dependencies in pyproject.toml"),
+        ("import tiny.other\n", "correct the import: the package's wheel holds no module tiny.other"),
+        ("x = (\n", "mend the line that the message names, then build again"),
+    ],
+)
+def test_a_missing_module_is_told_with_what_brings_it(tmp_path: Path, code: str, mend: str) -> None:
+    """A dependency that was forgotten, a module of the package that is misspelt, and anything else: each has its own mend."""
+    with pytest.raises(Invalid) as refused:
+        built_from(tmp_path, code=code)
+
+    assert refused.value.code == "import_failed"
+    assert refused.value.message.splitlines()[0].endswith(", at tiny/__init__.py:1")
+    assert refused.value.mend.startswith(mend)
 
 
 def test_a_module_that_ends_the_process_is_told_as_that(tmp_path: Path) -> None:

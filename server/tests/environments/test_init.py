@@ -77,6 +77,7 @@ def test_the_name_stands_everywhere_and_the_placeholder_nowhere(tmp_path: Path) 
     assert "packagename" not in text
     assert "package-name" not in text
     assert "millstream deploy my-shop==0.1.0" in text
+    assert '--find-links "${MILLSTREAM_DATA_DIR:-$HOME/.millstream}/index"' in text
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
@@ -97,6 +98,25 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
 
     assert create_package(tmp_path / "shop", "shop")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("class", "a word of the Python language"),
+        ("numpy", "import another module named numpy"),
+        ("json", "Python itself has a module named json"),
+        ("tests", "what Python and its tools call tests"),
+        ("1shop", "a Python module begins with a letter"),
+    ],
+)
+def test_a_refused_name_is_told_its_own_reason_and_one_that_can_be_used(name: str, reason: str) -> None:
+    """Each reason is another; the mend is a command with a name that is taken."""
+    with pytest.raises(Invalid, match=reason) as refused:
+        names_of(name)
+
+    assert refused.value.mend == f"millstream init my-{name}"
+    assert names_of(refused.value.mend.split()[-1])
 
 
 @pytest.mark.parametrize("name", ["1shop", "class", "a b", "../shop", "", "numpy", "x" * 65, "shop.one"])
