@@ -6,7 +6,7 @@ import shlex
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from urllib.parse import quote
 
@@ -31,6 +31,14 @@ WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND wait_e
 @pytest.fixture
 def store_kind() -> str:
     return "postgresql"
+
+
+@pytest.fixture
+def store_url(postgres: Postgres) -> Iterator[str]:
+    """The address of a database of the test's own, whose settings and owner it may change."""
+    url = postgres.create_database()
+    yield url
+    postgres.drop_database(url)
 
 
 def refusal(url: str, *, create: bool = False) -> Unavailable:
