@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.synchronize import Barrier, Event, Semaphore
@@ -24,7 +25,7 @@ from millstream_server.core.model import ModelState
 from millstream_server.core.release import PackageState
 from millstream_server.core.run import ENDED, Run, RunRequest
 from millstream_server.core.store import NodeRow, RunEnd
-from store_cases import LEASE_S, answers, claim, new_run, package_state, request, submit, succeed, trained
+from store_cases import LEASE_S, answers, claim, new_run, package_state, request, stored_run, submit, succeed, trained
 
 T = TypeVar("T")
 
@@ -225,7 +226,7 @@ def train_through_outages(url: str, name: str, told: Connection, stop: Event) ->
         run = f"{name}-{number:04}"
         offset = int(name[1:]) * 100_000 + number
         number += 1
-        _until_there(lambda run=run, offset=offset: submit(store, run, offset, package=name, tenant=name))
+        _until_there(partial(submit, store, run, offset, package=name, tenant=name))
         claimed = _until_there(lambda: store.claim_run(name, builds, LEASE_S, 2_000))
         if claimed is None:  # a claim whose answer was lost had been made: as after a restart of the node, its lease is let go
             assert _until_there(lambda: store.release_leases(name, 2_000)) == 1
@@ -239,7 +240,7 @@ def train_through_outages(url: str, name: str, told: Connection, stop: Event) ->
             return store.end_attempt(claimed.run, claimed.attempt, ended, answers, 3_000) is not None
 
         if not _until_there(end):  # refused: an end whose answer was lost had been made
-            assert _until_there(lambda run=run: store.run(run)).state == "SUCCEEDED"
+            assert _until_there(partial(stored_run, store, run)).state == "SUCCEEDED"
         told.send(run)
     store.close()
 

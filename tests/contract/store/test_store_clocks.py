@@ -104,7 +104,8 @@ def test_a_run_tells_its_times_in_the_time_of_whoever_asks(early: Node, late: No
 
     assert claimed is not None
     assert is_close(claimed.lease_until_ms, early.now_ms(LEASE_MS))
-    for node, run in ((early, stored_run(early.store, "r1")), (late, stored_run(late.store, "r1")), (late, *seen)):
+    views = [(early, stored_run(early.store, "r1")), (late, stored_run(late.store, "r1")), (late, seen[0])]
+    for node, run in views:
         assert all(is_close(at_ms, node.now_ms()) for at_ms in (run.created_ms, run.started_ms, run.ended_ms))
         assert is_close(run.deadline_ms, node.now_ms(60_000))
         assert all(is_close(at_ms, node.now_ms()) for at_ms in (run.attempts[0].started_ms, run.attempts[0].ended_ms))

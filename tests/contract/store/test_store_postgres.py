@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+import store_children
 from millstream_server.adapters.sql import SqlStore
 from millstream_server.adapters.sql.postgres import POOL_MOST
 from millstream_server.adapters.sql.postgres_failures import place_of
@@ -22,6 +23,7 @@ from millstream_server.core.store import RunEnd
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import text
 from store_cases import answered, answers, running, submit
+from store_children import processes, started
 
 from blackbox.postgres import ADMIN, PASSWORD, USER, Postgres
 
@@ -183,6 +185,17 @@ def test_a_transaction_keeps_its_promises_whatever_the_server_would_do(postgres:
             reads = connection.execute(text("SHOW transaction_isolation")).scalar()
 
     assert (durable, writes, reads) == ("on", "read committed", "repeatable read")
+
+
+def test_nodes_that_start_at_once_make_one_store_whatever_the_server_would_do(postgres: Postgres, store_url: str) -> None:
+    """Whoever waited while another node made the schema sees what that made, also where transactions are to see one state."""
+    postgres.execute(f"ALTER DATABASE {name_of(store_url)} SET default_transaction_isolation = 'serializable'")
+    barrier = processes.Barrier(4)
+    heard, told = processes.Pipe(duplex=False)
+    nodes = [processes.Process(target=store_children.open_in_step, args=(store_url, barrier, told)) for _ in range(4)]
+
+    with started(*nodes):
+        assert len({heard.recv() for _ in nodes}) == 1
 
 
 def test_thirty_threads_share_eight_connections(postgres: Postgres, store: SqlStore, store_url: str) -> None:

@@ -79,7 +79,7 @@ def open_postgres(url: str, clock_ms: Callable[[], int]) -> Database:
         # Readers see one state throughout; writers see what was committed before each statement, and lock the rows they change.
         readers=connections.execution_options(isolation_level="REPEATABLE READ"),
         writers=connections.execution_options(isolation_level="READ COMMITTED"),
-        migrators=migrators,
+        migrators=migrators.execution_options(isolation_level="READ COMMITTED"),
         turn=contextlib.nullcontext(),
         # Bytes decide the order, as in SQLite, and indexes do not depend on the version of the server's C library.
         types={"TEXT": 'TEXT COLLATE "C"', "BYTES": "BYTEA"},
