@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import pty
+import shutil
 import signal
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +21,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from running_platform import INPUT, OUTPUT, Running, Said, wheel
+from running_platform import INPUT, OUTPUT, PACKAGES, Running, Said, command_in, wheel
 
 from blackbox.stream import record_value, wait_for
 
@@ -62,6 +68,21 @@ def interrupted(process: subprocess.Popen[bytes]) -> Said:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     return Said(process.returncode, out.decode(), err.decode())
+
+
+def on_terminal(running: Running, *arguments: str, columns: int = 80, lines: int = 24) -> str:
+    """Run the command on a terminal of its own, and return what that shows."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    with subprocess.Popen(running.platform.argv(arguments), env=running.platform.environment(), stdout=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the terminal's end is told so, once nobody writes to it any more
+            while part := os.read(ours, 65536):
+                shown += part
+    os.close(ours)
+    assert process.returncode == 0
+    return shown.decode().replace("\r\n", "\n")
 
 
 # --- invoke ---------------------------------------------------------------------------------------------------------------
@@ -173,6 +194,40 @@ def test_a_run_is_listed_and_shown_with_its_release_steps_and_model(running: Run
     assert "SUCCEEDED" in running.say("runs", "list").out
 
 
+def test_a_run_with_wrong_parameters_tells_what_and_where(running: Running) -> None:
+    """A training with wrong parameters is a run that failed: message and JSON path stand apart, in every listing."""
+    said = running.say("invoke", "weigh_learn", "--tenant", "wrong", "--params", '{"factor": "two"}')
+    (listed,) = rows(running.say("runs", "list", "--tenant", "wrong", "--state", "failed", "--json"))
+    line = running.say("runs", "list", "--tenant", "wrong").out.splitlines()[1]
+    shown = running.say("runs", "show", str(listed["run"])).out
+
+    assert (said.code, said.err.splitlines()[-3]) == (3, "error[bad-parameters]: Expected `float`, got `str`")
+    assert (listed["error_message"], listed["error_path"]) == ("Expected `float`, got `str`", "$.factor")
+    assert line.endswith("$.factor: Expected `float`, got `str`")
+    assert "error      bad-parameters: Expected `float`, got `str`\nat         $.factor\n" in shown
+
+
+def test_a_state_that_there_is_not_is_told_with_those_that_are(running: Running) -> None:
+    """In the letters in which listings spell them."""
+    said = running.say("runs", "list", "--state", "faild")
+
+    assert said.code == 2
+    assert "'FAILD' is not one of 'QUEUED', 'RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELLED', 'DEAD'" in said.err
+
+
+def test_parameters_that_are_too_large_for_a_model_are_told_by_their_size(running: Running) -> None:
+    """A version carries small parameters only; of larger ones it says so, and its run has them whole."""
+    params = json.dumps({"factor": 2.0, "loading": "x" * 20_000})
+    running.say("invoke", "weigh_learn", "--tenant", "large", "--params", params)
+
+    shown = running.say("models", "show", "large.scale").out
+    version = row(running.say("models", "show", "large.scale", "--json"))["versions"][0]  # type: ignore[index]
+
+    assert f"params     too large, {len(params)} bytes; see: millstream runs show {version['run']} --json\n" in shown
+    assert (version["params"], version["params_size_bytes"]) == (None, len(params))
+    assert row(running.say("runs", "show", version["run"], "--json"))["params"] == json.loads(params)
+
+
 def test_the_log_of_a_run_is_its_own(running: Running) -> None:
     """The author's line of this run is there, that of the other run is not."""
     newest = rows(running.say("runs", "list", "--tenant", "acme", "--json"))[0]
@@ -210,6 +265,7 @@ def test_a_running_run_is_cancelled_and_its_caller_told(running: Running) -> Non
         (["models", "show", "acme.nothing"], "unknown-model"),
         (["models", "show", "nothing"], "unknown-model"),
         (["releases", "show", "nothing"], "unknown-release"),
+        (["releases", "show", "millstream-sd"], "unknown-release"),
         (["releases", "show", "weigh==9.9"], "unknown-release"),
         (["deploy", "weigh==9.9"], "not-published"),
     ],
@@ -220,6 +276,7 @@ def test_what_is_not_there_is_told_as_such(running: Running, arguments: list[str
 
     assert said.code == 3
     assert said.err.startswith(f"error[{label}]: ")
+    assert "millstream-sdk" not in said.err
 
 
 def test_models_are_listed_with_lineage_and_a_signature_that_can_be_checked(running: Running) -> None:
@@ -255,6 +312,8 @@ def test_a_release_is_shown_with_its_pipelines_and_environment(running: Running)
     assert isinstance(environments, list)
     assert (Path(environments[0]["prefix"]) / "MANIFEST.json").is_file()
     assert "x: number\n" in text
+    assert "  rows: array of Row\n    x: number\n" in text
+    assert "  -> array of number\n" in text
     assert 'harm: string (default "")' in text
 
 
@@ -303,6 +362,34 @@ def test_ctrl_c_leaves_a_deployment_going_and_cancel_gives_it_up(running: Runnin
     assert running.say("invoke", "length", "--params", '{"text": "x"}').out == "1\n"
 
 
+def test_a_build_warns_of_a_model_that_nothing_trains(running: Running, tmp_path: Path) -> None:
+    """A misspelt name is a valid package, of which every caller is refused; the author hears of it first."""
+    source = tmp_path / "weigh"
+    shutil.copytree(PACKAGES / "weigh", source, ignore=shutil.ignore_patterns("dist", "__pycache__"))
+    code = source / "src/weigh/__init__.py"
+    code.write_text(code.read_text().replace('@ms.inference(model="scale", timeout_s', '@ms.inference(model="scales", timeout_s'))
+
+    said = running.say("build", str(source))
+
+    assert said.code == 0
+    assert "warning: no training of weigh makes the model scales, which weigh names; its trainings make scale\n  mend: " in said.err
+
+
+def test_a_deployment_warns_of_models_that_it_leaves_behind(running: Running) -> None:
+    """The tenants whose models the new release asks for by another name are told before it is current, with the training for them."""
+    slow = ("import ctypes\n", "import ctypes\nimport time as _t\n_t.sleep(6)\n")
+    running.platform.run("publish", str(wheel("1.2.0", slow, ('model="scale"', 'model="scales"'))))
+
+    said = running.say("deploy", "weigh==1.2.0", "--no-wait")
+    given_up = running.say("deploy", "--cancel", "weigh")
+
+    assert given_up.code == 0, given_up.err
+    warning = next(line for line in said.err.splitlines() if line.startswith("warning: "))
+    assert warning.startswith("warning: weigh, weigh_all of weigh==1.2.0 ask for the model scales, not scale as before: ")
+    assert "acme" in warning
+    assert "  mend: train each as soon as it is current: millstream invoke weigh_learn --tenant acme --params" in said.err
+
+
 def _status_of(running: Running, version: str) -> str:
     return next(
         (str(r["status"]) for r in rows(running.say("releases", "list", "--json")) if r["version"] == version and r["package"] == "weigh"),
@@ -330,8 +417,9 @@ def test_a_dead_letter_is_sent_again_as_a_new_request(running: Running, tmp_path
 
 
 def test_status_shows_the_node_and_its_releases_on_one_screen(running: Running) -> None:
-    """As text within 80 columns, and as JSON with what the node says of itself."""
+    """On a terminal within 80 columns and 24 lines, in a pipe whole, and as JSON with what the node says of itself."""
     text = running.say("status")
+    screen = on_terminal(running, "status").splitlines()
     said = row(running.say("status", "--json"))
 
     nodes = said["nodes"]
@@ -339,8 +427,52 @@ def test_status_shows_the_node_and_its_releases_on_one_screen(running: Running) 
     assert running.node is not None
     assert [(node["pid"], node["accepting"], node["gone"]) for node in nodes] == [(running.node.pid, True, False)]
     assert text.code == 0
-    assert max(map(len, text.out.splitlines())) <= 80
+    assert len(screen) <= 24
+    assert max(map(len, screen)) <= 80
+    assert [line.split()[0] for line in screen if "==" in line] == [line.split()[0] for line in text.out.splitlines() if "==" in line]
     assert "weigh==1.0.0" in text.out
+
+
+def test_the_traceback_stands_below_the_line_to_which_a_mend_points(running: Running) -> None:
+    """The mend of a pipeline that raised names a command that shows where; `status` names it with the id too."""
+    said = running.say("invoke", "length", "--params", '{"text": "", "harm": "raise"}', "--id", "traced")
+    shown = running.say("logs", "--request", "traced").out.splitlines()
+    told = running.say("status")
+
+    at = next(number for number, line in enumerate(shown) if " | result: failed pipeline_raised: " in line)
+    assert said.err.splitlines()[-1] == "mend: read the traceback: millstream logs --request traced"
+    assert shown[at + 1] == "    Traceback (most recent call last):"
+    assert "    ValueError: this row cannot be weighed" in shown[at + 2 :]
+    wait_for(lambda: "  mend: read the traceback: millstream logs --request traced" in running.say("status").out, 10, "the last error")
+    assert told.code == 0
+
+
+def test_what_a_mend_leaves_out_is_asked_for_when_it_is_pasted(running: Running) -> None:
+    """The training that a caller without a model needs, with dots where its values belong; as it stands nothing is sent."""
+    said = running.say("invoke", "weigh", "--tenant", "stranger", "--params", '{"x": 1}')
+    pasted = running.say(*command_in(said.err))
+
+    assert said.err.splitlines()[-1] == "mend: train it: millstream invoke weigh_learn --tenant stranger --params '{\"factor\": ...}'"
+    assert pasted.code == 3
+    assert pasted.err.splitlines()[0] == 'error[bad-input]: the parameters hold dots where values belong: {"factor": ...}'
+    assert pasted.err.splitlines()[-1].endswith("what the pipeline takes: millstream releases show weigh")
+    assert rows(running.say("runs", "list", "--tenant", "stranger", "--json")) == []
+
+
+def test_a_killed_node_is_gone_at_once(tmp_path: Path) -> None:
+    """Nothing holds its data directory any more, so its last words of a moment ago are not believed."""
+    killed = Running.start(tmp_path / "data")
+    assert killed.node is not None
+    before = killed.say("status")
+    killed.node.kill()
+
+    after = killed.say("status")
+    nodes = json.loads(killed.say("status", "--json").out)["nodes"]
+    killed.close()
+
+    assert before.code == 0
+    assert (after.code, after.out.splitlines()[0].split(";")[0]) == (5, f"! no node works on {tmp_path / 'data'}")
+    assert [node["gone"] for node in nodes] == [True]
 
 
 def test_the_log_can_be_followed(running: Running) -> None:

@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+from running_platform import Running, wheel
+
 from blackbox.kafka import Broker
 from blackbox.stream import wait_for
-from running_platform import Running, wheel
 
 pytestmark = pytest.mark.xdist_group("whole machine")
 
