@@ -74,7 +74,8 @@ def on_terminal(running: Running, *arguments: str, columns: int = 80, lines: int
     """Run the command on a terminal of its own, and return what that shows."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    with subprocess.Popen(running.platform.argv(arguments), env=running.platform.environment(), stdout=theirs) as process:
+    environment = running.platform.environment() | {"COLUMNS": "", "LINES": ""}  # they would stand over what the terminal says
+    with subprocess.Popen(running.platform.argv(arguments), env=environment, stdout=theirs) as process:
         os.close(theirs)
         shown = b""
         with contextlib.suppress(OSError):  # the terminal's end is told so, once nobody writes to it any more

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -15,6 +17,7 @@ from millstream_server.cli.frame import Command, Group
 from millstream_server.cli.main import COMMANDS, cli
 from millstream_server.cli.reference import field_docs, pages
 from millstream_server.core.errors import CODES
+from millstream_server.environments import init
 
 
 def all_commands(group: click.Group = cli, path: str = "millstream") -> Iterator[tuple[str, click.Command]]:
@@ -71,6 +74,19 @@ def test_every_example_names_a_command_and_options_that_exist(path: str, example
             assert found is not None, call
             command = found
         command.make_context("millstream", list(words), resilient_parsing=False)
+
+
+def test_examples_ask_pipelines_that_init_makes() -> None:
+    """Whoever follows the help from `millstream init anomaly` on asks for what is there, with parameters of that name."""
+    examples = [example for command in ALL.values() for example, _ in command.examples]  # type: ignore[attr-defined]
+    source = Path(init.__file__).parent / "template/src/packagename/pipelines.py.in"
+    written = source.read_text().replace("packagename", "anomaly")
+
+    asked = {name for example in examples for name in re.findall(r'millstream invoke (\w+)|"pipeline": "(\w+)"', example)}
+    names = {name for pair in asked for name in pair if name}
+
+    assert names
+    assert {name for name in names if f"def {name}(" not in written} == set()
 
 
 def test_the_summaries_of_the_root_are_those_of_the_commands() -> None:
