@@ -49,6 +49,17 @@ def test_a_cause_keeps_its_own_traceback() -> None:
     assert told.traceback.count("File ") == 2
 
 
+def test_files_of_an_environment_are_named_without_its_folder() -> None:
+    """It is one that is being made, and gone when the author reads this."""
+    file = "/d/.tmp-1/lib/python3.12/site-packages/shop/pipelines.py"
+    text = f'Traceback (most recent call last):\n  File "{file}", line 2, in <module>\n    x\nE\n'
+
+    told = tell(SENTENCE.format("E"), text)
+
+    assert told.sentence.endswith(": E, at shop/pipelines.py:2")
+    assert '  File "shop/pipelines.py", line 2, in <module>' in told.traceback
+
+
 def test_what_is_not_understood_is_left_as_it_is() -> None:
     """A sentence of another form, without a traceback, comes back unchanged."""
     assert tell("it ended", "").sentence == "it ended"

@@ -13,6 +13,8 @@ from pathlib import Path
 import msgspec
 
 _FRAME = re.compile(r'  File "(?P<file>[^"]+)", line (?P<line>\d+)')
+_INSTALLED = re.compile(r'  File "[^"\n]*/site-packages/')
+"""An environment's own folder: of one that is being made, and removed when this is told, its name says nothing to anybody."""
 _PLACE = re.compile(r", at [^\n:]+:\d+ in [^\n]+\Z")
 _MISSING = re.compile(r"\bModuleNotFoundError: No module named '(?P<module>[^']+)'")
 _MODULE = re.compile(r"module (?P<module>[\w.]+) cannot be imported: ")
@@ -40,10 +42,11 @@ def tell(sentence: str, traceback: str, root: Path | None = None) -> Told:
     Args:
         sentence: the SDK's, `module a.b cannot be imported: ...`.
         traceback: Python's text.
-        root: files below it are told relative to it; else by their whole path.
+        root: files below it are told relative to it, as those that are installed are to their environment; others by their whole path.
     """
     if root is not None:
         traceback = traceback.replace(f"{root}/", "")
+    traceback = _INSTALLED.sub('  File "', traceback)
     shown = "\n".join(line for frame in _frames(traceback) if not _only_imports(frame[0]) for line in frame)
     found = _MODULE.match(sentence)
     own = found["module"].partition(".")[0] if found else ""
