@@ -464,16 +464,19 @@ def test_a_killed_node_is_gone_at_once(tmp_path: Path) -> None:
     """Nothing holds its data directory any more, so its last words of a moment ago are not believed."""
     killed = Running.start(tmp_path / "data")
     assert killed.node is not None
+    deployed = killed.deploy(wheel("1.0.0"))
     before = killed.say("status")
     killed.node.kill()
 
     after = killed.say("status")
     nodes = json.loads(killed.say("status", "--json").out)["nodes"]
+    shown = killed.say("releases", "show", "weigh").out
     killed.close()
 
-    assert before.code == 0
+    assert (deployed.code, before.code) == (0, 0)
     assert (after.code, after.out.splitlines()[0].split(";")[0]) == (5, f"! no node works on {tmp_path / 'data'}")
     assert [node["gone"] for node in nodes] == [True]
+    assert "READY when the node was last heard" in shown
 
 
 def test_the_log_can_be_followed(running: Running) -> None:

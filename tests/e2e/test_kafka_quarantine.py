@@ -55,5 +55,6 @@ def test_a_request_that_ends_its_node_is_dead_after_three_deaths_alone(tmp_path:
         assert set(running.counts(list(running.acks)).values()) == {1}
         assert len(running.letters) == 1
         assert 4 <= deaths <= DEATHS_AT_MOST
-        assert running.node is not None and running.node.alive()
+        assert running.node is not None
+        assert running.node.alive()
         assert running.close() == 0

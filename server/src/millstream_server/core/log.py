@@ -236,6 +236,9 @@ class Log(Protocol):
             RecordTooLarge, UnknownTopic, LogUnavailable: none of the records was written.
         """
 
+    def can_write(self, record: Outgoing) -> str:
+        """Try whether a record's topic takes it, leaving nothing behind: why it does not, or ""."""
+
     def watermarks(self, topic: str) -> list[Watermark]:
         """By partition number."""
 

@@ -13,31 +13,15 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-import msgspec
-
 from millstream_server.core.errors import LogUnavailable, RecordTooLarge, UnknownTopic
 from millstream_server.core.log import CommitPosition, Committer, Outgoing, Snapshot, TopicPartition
 from millstream_server.core.offsets import OffsetTracker
+from millstream_server.node.finish import Finish
 from millstream_server.node.poller import Ledger
+from millstream_server.node.set_aside import SetAside
 
 STOP_S = 5.0
 """How long a stopping node goes on trying to commit on a log that cannot be written."""
-
-
-class Finish(msgspec.Struct, frozen=True, gc=False):
-    """One record that is finished: where it was read, what is written for it, and how many bytes it held."""
-
-    topic: str
-    partition: int
-    offset: int
-    outgoing: tuple[Outgoing, ...]
-    size_bytes: int
-    request_id: str
-    epoch: int
-    """When it was read; see `poller.Ledger`."""
-    append_ms: int = 0
-    build_id: str = ""
-    """The pool whose result it is, for its count of results that await a commit; empty for none."""
 
 
 class PoolState(Protocol):
@@ -56,8 +40,9 @@ class CommitterThread:
         ledger: Ledger,
         snapshot: Callable[[], Snapshot | None],
         positions: Callable[[str, str], list[CommitPosition]],
-        committed: Callable[[list[Finish], set[PoolState], float], None],
+        committed: Callable[[list[Finish], list[Finish], set[PoolState], float], None],
         replace: Callable[[Outgoing, str], Outgoing],
+        can_write: Callable[[Outgoing], str],
         trouble: Callable[[str], None],
         failed: Callable[[BaseException], None],
         *,
@@ -70,6 +55,7 @@ class CommitterThread:
         self._positions = positions
         self._committed = committed
         self._replace = replace
+        self._aside = SetAside(can_write, lambda finishes: self.submit(finishes, None), replace, trouble)
         self._trouble = trouble
         self._failed = failed
         self._interval_s = interval_s
@@ -79,8 +65,11 @@ class CommitterThread:
         self._opened_s = 0.0
         self._stopping = False
         self._give_up_s = 0.0
+        self.commits = 0
         self.aborts = 0
         """Transactions that ended without a commit."""
+        self._dropped: list[Finish] = []
+        """Of the open transaction: what was read of partitions that another node has by now."""
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     def start(self) -> None:
@@ -117,8 +106,9 @@ class CommitterThread:
             while (taken := self._wait()) is not None:
                 finishes, pools = taken
                 started = time.monotonic()
-                self._commit(finishes)
-                self._committed(finishes, pools, time.monotonic() - started)
+                self._dropped = []
+                finishes = self._commit(finishes)
+                self._committed(finishes, self._dropped, pools, time.monotonic() - started)
         except BaseException as error:  # whatever ends this thread must end the node: results would pile up in silence
             self._failed(error)
 
@@ -138,22 +128,31 @@ class CommitterThread:
                 else:
                     self._lock.wait()
 
-    def _commit(self, finishes: list[Finish]) -> None:
-        left, delay_s = finishes, 0.05
+    def _commit(self, finishes: list[Finish]) -> list[Finish]:
+        """Commit what can be; returns all that is off our hands then, which leaves out results for a topic that is set aside."""
+        left, ended, delay_s = self._aside.admit(finishes), list[Finish](), 0.05
         while True:
+            before = left
             left, positions = self._enter(left)
+            ended += _without(before, left)
             try:
                 if positions:
                     self._committer.begin()
                     self._send([record for finish in left for record in finish.outgoing])
                     self._committer.commit(self._group, positions, self._snapshot())
+                    self.commits += 1
                 self._ledger.end_commit()
                 break
             except LogUnavailable as error:
                 self._committer.abort()
                 self.aborts += 1
                 self._trouble(str(error))
+                before = left
                 left = self._after_failure(left, error)
+                ended += _without(before, left)
+                if self._aside.suspect(left):
+                    left = self._aside.admit(left)
+                    continue  # the others' results need not wait
                 # A node that is stopping gives up after a while: uncommitted requests are read again by the next one.
                 if self._stopping and time.monotonic() > self._give_up_s:
                     raise
@@ -161,8 +160,10 @@ class CommitterThread:
                 delay_s = min(1.0, delay_s * 2)
         if delay_s > 0.05:
             self._trouble("")
-        self._ledger.finished += len(finishes)
-        self._ledger.finished_bytes += sum(finish.size_bytes for finish in finishes)
+        ended += left
+        self._ledger.finished += len(ended)
+        self._ledger.finished_bytes += sum(finish.size_bytes for finish in ended)
+        return ended
 
     def _after_failure(self, finishes: list[Finish], error: LogUnavailable) -> list[Finish]:
         """What is still to be written: all of it, or, where it may have been written, what the committed positions do not name."""
@@ -218,5 +219,14 @@ class CommitterThread:
             positions = [CommitPosition(of.topic, of.partition, *tracker.position()) for of, tracker in trackers.items()]
             self._ledger.begin_commit(trackers)
         if gone:
+            self._dropped += [f for f in finishes if (f.topic, f.partition, f.epoch) in gone]
             finishes = [f for f in finishes if (f.topic, f.partition, f.epoch) not in gone]
         return finishes, positions
+
+
+def _without(before: list[Finish], after: list[Finish]) -> list[Finish]:
+    """What a step took out: nearly always nothing, and then nothing is compared."""
+    if len(before) == len(after):
+        return []
+    kept = {id(finish) for finish in after}
+    return [finish for finish in before if id(finish) not in kept]

@@ -21,7 +21,7 @@ from millstream_server.adapters.kafka.errors import error_of, translated
 from millstream_server.adapters.kafka.groups import group_of
 from millstream_server.adapters.kafka.reader import KafkaReader
 from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S, CLASSIC_SESSION_S, DELIVERY_TIMEOUT_S, Connection
-from millstream_server.core.errors import LogUnavailable, RecordTooLarge
+from millstream_server.core.errors import LogUnavailable, MillstreamError, RecordTooLarge
 from millstream_server.core.log import (
     CLAIMS,
     Appended,
@@ -185,6 +185,24 @@ class KafkaLog:
         for record in records:
             self._catalog.forget(record.topic)
         raise translated(failed, "appending records", where=records[0].topic, indeterminate=True)
+
+    def can_write(self, record: Outgoing) -> str:
+        """Send it in a transaction of its own, wait until the brokers have it, and abort."""
+        try:
+            partition = self._catalog.place(record, 0)
+        except MillstreamError as error:
+            return error.message
+        said: list[KafkaError | None] = []
+        producer = Producer(self._connection.transactional_producer(f"millstream.try.{uuid.uuid4().hex[:12]}", self._max_record_bytes))
+        try:
+            producer.init_transactions(CALL_TIMEOUT_S)
+            producer.begin_transaction()
+            _produce(producer, record, partition, lambda error, _: said.append(error))
+            producer.flush(CALL_TIMEOUT_S)
+            producer.abort_transaction(CALL_TIMEOUT_S)
+        except KafkaException as error:
+            return str(error_of(error) or error)
+        return "" if said == [None] else str(said[0] if said else "the cluster does not answer")
 
     # --- roles ----------------------------------------------------------------------------------------------------------
 

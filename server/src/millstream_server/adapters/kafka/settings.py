@@ -18,6 +18,9 @@ TRANSACTION_TIMEOUT_S = 10.0
 DELIVERY_TIMEOUT_S = 8.0
 """How long a record may wait for its broker; below the transaction's timeout, as librdkafka demands."""
 
+RESULT_TIMEOUT_S = 2.0
+"""The same for a result in a transaction, which is tried again."""
+
 CALL_TIMEOUT_S = 10.0
 """How long one call may wait for the cluster before it is told as a failure."""
 
@@ -56,6 +59,8 @@ class Connection:
         return self.producer(max_record_bytes) | {
             "transactional.id": transactional_id,
             "transaction.timeout.ms": int(TRANSACTION_TIMEOUT_S * 1000),
+            # A topic that cannot be written holds up the others' results this long, once.
+            "message.timeout.ms": int(RESULT_TIMEOUT_S * 1000),
             # The coordinator refuses a transaction while it writes the markers of the one before; with the default of 100 ms
             # between tries every second commit would wait that long (4 instead of 100 ms at the median).
             "retry.backoff.ms": 2,

@@ -24,7 +24,7 @@ from millstream_server.adapters.sqlite_log.schema import prepare
 from millstream_server.adapters.sqlite_log.segments import Batch
 from millstream_server.adapters.sqlite_log.upkeep import maintain
 from millstream_server.adapters.sqlite_log.writing import as_json, insert
-from millstream_server.core.errors import LogUnavailable, Unavailable
+from millstream_server.core.errors import LogUnavailable, RecordTooLarge, Unavailable, UnknownTopic
 from millstream_server.core.log import (
     Appended,
     AssignmentListener,
@@ -155,6 +155,14 @@ class SqliteLog:
             appended.append(Appended(place.topic, place.partition, at[part]))
             at[part] += 1
         return appended
+
+    def can_write(self, record: Outgoing) -> str:
+        """What one topic of this log takes, every topic does; what is wrong with a record is told when it is sent."""
+        try:
+            Batch(self._catalog, self._max_record_bytes).add([record])
+        except (RecordTooLarge, UnknownTopic) as error:
+            return error.message
+        return ""
 
     # --- roles ----------------------------------------------------------------------------------------------------------
 

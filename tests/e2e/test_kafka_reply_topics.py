@@ -1,0 +1,70 @@
+"""Reply topics that cannot be written, on a real broker: they cost the others one delivery timeout, once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+from running_platform import Running, wheel
+
+from blackbox.kafka import Cluster
+from blackbox.stream import wait_for
+
+pytestmark = pytest.mark.xdist_group("whole machine")
+
+DELIVERY_S = 2.0
+
+
+@pytest.fixture
+def running(tmp_path: Path, kafka_cluster: Cluster) -> Iterator[Running]:
+    """A node on three brokers, one of which is dead: it alone had the topic `ml.reply.stuck`."""
+    running = Running.start(tmp_path / "data", {"MILLSTREAM_KAFKA_BOOTSTRAP": kafka_cluster.bootstrap})
+    deployed = running.deploy(wheel("1.0.0"))
+    assert deployed.code == 0, deployed.err
+    running.train("t", 2.0)
+    admin = AdminClient({"bootstrap.servers": kafka_cluster.bootstrap})
+    dead = kafka_cluster.brokers[2]
+    stuck = NewTopic("ml.reply.stuck", num_partitions=1, replica_assignment=[[dead.node_id]])
+    admin.create_topics([stuck])["ml.reply.stuck"].result()
+    dead.kill()
+    wait_for(lambda: answered_within(running, 1.0), 60, "an answer within a second after the loss of a broker", every_s=0.5)
+    yield running
+    assert running.close() == 0
+
+
+def answered_within(running: Running, wait_s: float) -> bool:
+    """Whether a request is answered in this time, now."""
+    id, started = f"probe-{time.monotonic_ns()}", time.monotonic()
+    running.send([{"id": id, "pipeline": "weigh", "tenant": "t", "params": {"x": 1}}])
+    running.answers([id])
+    return time.monotonic() - started < wait_s
+
+
+def test_a_reply_topic_that_cannot_be_written_holds_the_others_up_once(running: Running) -> None:
+    """Others wait at most the delivery timeout, once; the results for it go to the output topic after half a minute and say why."""
+    stuck = [{"id": f"stuck-{n}", "pipeline": "weigh", "tenant": "t", "params": {"x": n}, "reply_to": "ml.reply.stuck"} for n in range(5)]
+    waits_s: list[float] = []
+    sent, until_s = 0, time.monotonic() + 12
+    running.send([*stuck[:2]])
+    while time.monotonic() < until_s:
+        started = time.monotonic()
+        running.send([{"id": f"good-{sent}", "pipeline": "weigh", "tenant": "t", "params": {"x": sent}}])
+        running.answers([f"good-{sent}"])
+        waits_s.append(time.monotonic() - started)
+        sent += 1
+        if sent == 5:
+            running.send([*stuck[2:]])
+
+    answers = running.answers([str(one["id"]) for one in stuck], timeout_s=90)
+    late = [wait for wait in waits_s if wait > 1.0]
+    assert len(late) <= 1, waits_s
+    assert max(waits_s) < DELIVERY_S + 3
+    for n in range(5):
+        answer = answers[f"stuck-{n}"]
+        error = answer["error"]
+        assert isinstance(error, dict)
+        assert (answer["status"], error["code"], answer["result"]) == ("ok", "reply_topic_unavailable", 2.0 * n)
+    assert set(running.counts(list(running.acks)).values()) == {1}
