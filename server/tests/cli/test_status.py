@@ -144,7 +144,9 @@ def test_a_deployment_that_was_given_up_is_a_note_while_another_release_serves()
     alone = screen(row(unhealthy=(BROKEN,), releases=(failed, release("churn"))), width=NO_LIMIT)
 
     assert not any(line.startswith("!") for line in beside)
-    assert beside[-1].startswith("note node-1: anomaly==2.0.0 was given up: no module tyme; anomaly==1.0.0 serves on; to clear this note, ")
+    assert beside[-1].startswith(
+        "note node-1: anomaly==2.0.0 was given up: no module tyme; anomaly==1.0.0 serves on; mend: to clear this note "
+    )
     assert alone[0] == "! node-1: anomaly==2.0.0 is BROKEN: no module tyme; mend: read it"
 
 

@@ -26,6 +26,11 @@ class Trouble(msgspec.Struct, frozen=True):
     mend: str = ""
     note: bool = False
 
+    @property
+    def sentence(self) -> str:
+        """Both, as a node spells them."""
+        return f"{self.said}{_MEND}{self.mend}" if self.mend else self.said
+
 
 def living(ports: Ports, rows: Sequence[NodeRow], now_ms: int) -> frozenset[str]:
     """Names of the nodes that live.
@@ -70,7 +75,7 @@ def troubles(node: NodeStatus) -> list[Trouble]:
         if label in given_up:
             other = given_up[label]
             serves = f"{headline(said).replace(' is BROKEN: ', ' was given up: ', 1)}; {other.package}=={other.version} serves on"
-            clear = f"to clear this note, deploy it again once it is mended (millstream deploy {label}), or start the node again"
+            clear = f"to clear this note deploy it again (millstream deploy {label}) once it can run, or start the node again"
             found.append(Trouble(serves, clear, note=True))
         else:
             found.append(Trouble(headline(said), headline(mend)))

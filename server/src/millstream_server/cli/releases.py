@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 import msgspec
@@ -77,8 +78,8 @@ def show(invocation: Invocation, release: str, as_json: bool) -> None:
         environments = _environments(ports, found)
         served = sorted(_served(ports).get(found.build_id, ()))
     if as_json:
-        detail = {"manifest": found.manifest, "environments": [{"node": node, **msgspec.to_builtins(row)} for node, row in environments]}
-        print_json({**_summary(found), **detail, "models": served})
+        on_nodes = [{"node": each.node, "gone": each.gone, **msgspec.to_builtins(each.row)} for each in environments]
+        print_json({**_summary(found), "manifest": found.manifest, "environments": on_nodes, "models": served})
         return
     _print(found, environments, served)
 
@@ -132,14 +133,25 @@ def _why(release: Release, served: dict[str, list[str]]) -> str:
     return f"{release.reason}, {answers}" if release.reason else answers
 
 
-def _environments(ports: Ports, release: Release) -> list[tuple[str, ReleaseStatusRow]]:
+class _OnNode(NamedTuple):
+    """A release's environment as one node reported it; `gone`: that node lives no more."""
+
+    node: str
+    gone: bool
+    row: ReleaseStatusRow
+
+
+def _environments(ports: Ports, release: Release) -> list[_OnNode]:
+    from millstream_server.cli.health import living
     from millstream_server.core.status import decode_status
 
-    nodes = [decode_status(row.status) for row in ports.store.nodes()]
-    return [(node.node, row) for node in nodes for row in node.releases if row.build_id == release.build_id]
+    rows = ports.store.nodes()
+    alive = living(ports, rows, time.time_ns() // 1_000_000)
+    nodes = [decode_status(row.status) for row in rows]
+    return [_OnNode(node.node, node.node not in alive, row) for node in nodes for row in node.releases if row.build_id == release.build_id]
 
 
-def _print(release: Release, environments: list[tuple[str, ReleaseStatusRow]], served: list[str]) -> None:
+def _print(release: Release, environments: list[_OnNode], served: list[str]) -> None:
     from millstream_server.cli.printing import facts, moment
     from millstream_server.core.logbook import plain
 
@@ -154,9 +166,9 @@ def _print(release: Release, environments: list[tuple[str, ReleaseStatusRow]], s
         ("wheel", f"{release.wheel} sha256 {release.wheel_sha256[:16]}"),
         ("models", ", ".join(served) or "none"),
     ]
-    for node, row in environments:
+    for node, gone, row in environments:
         why = f": {row.reason}" if row.reason else f" ({row.phase})" if row.phase else ""
-        pairs.append((f"on {node}", f"{row.environment}  {row.prefix}{why}"))
+        pairs.append((f"on {node}", f"{row.environment}{' when the node was last heard' if gone else ''}  {row.prefix}{why}"))
     for line in facts(pairs):
         click.echo(line)
     for pipeline in manifest.pipelines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import time
@@ -73,9 +74,14 @@ def status(invocation: Invocation, watch: bool, as_json: bool) -> int:
 
 
 def _as_json(row: NodeRow, *, gone: bool) -> dict[str, object]:
+    from millstream_server.cli.health import troubles
     from millstream_server.core.status import decode_status
 
-    said: dict[str, object] = msgspec.to_builtins(decode_status(row.status))
+    node = decode_status(row.status)
+    said: dict[str, object] = msgspec.to_builtins(node)
+    found = troubles(node)
+    said["unhealthy"] = [trouble.sentence for trouble in found if not trouble.note]
+    said["notes"] = [trouble.sentence for trouble in found if trouble.note]
     return {**said, "updated_ms": row.updated_ms, "gone": gone}
 
 
@@ -108,17 +114,18 @@ def draw(
     right: list[str] = []
     notes: list[str] = []
     if not alive and held_by:
-        wrong.append(f"! {held_by} holds {where} and has said nothing yet: it starts, or hangs; mend: millstream doctor --data-dir {where}")
+        mend = f"millstream doctor --data-dir {shlex.quote(where)}"
+        wrong.append(f"! {held_by} holds {where} and has said nothing yet: it starts, or hangs; mend: {mend}")
     elif not alive:
-        wrong.append(f"! no node works on {where}; mend: millstream up --data-dir {where}")
+        wrong.append(f"! no node works on {where}; mend: millstream up --data-dir {shlex.quote(where)}")
     for node, row in nodes:
         if node.node not in alive:
             ago = max(now_ms - row.updated_ms, 0) // 1000
             right.append(f"node {node.node} is gone: it last spoke {ago} s ago (pid {node.pid})")
             continue
-        for trouble in troubles(node):
-            mend = f"; mend: {trouble.mend}" if trouble.mend and not trouble.note else f"; {trouble.mend}" if trouble.mend else ""
-            (notes if trouble.note else wrong).append(f"{'note' if trouble.note else '!'} {node.node}: {trouble.said}{mend}")
+        found = troubles(node)
+        wrong += [f"! {node.node}: {trouble.sentence}" for trouble in found if not trouble.note]
+        notes += [f"note {node.node}: {trouble.sentence}" for trouble in found if trouble.note]
         right += ["", _head(node, now_ms), *_releases(node)]
     lines = [cut(plain(line), width) for line in [*_wrapped(wrong, width), *right, *_wrapped(notes, width)]]
     if len(lines) <= height:
