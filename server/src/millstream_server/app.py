@@ -13,6 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,11 +31,13 @@ from millstream_server.core.store import Store
 
 if TYPE_CHECKING:
     from millstream_server.environments.install import Installer
-    from millstream_server.node.node import NodeSettings
+    from millstream_server.node.node import Node, NodeSettings
 
 DATA_FORMAT = 1
 """Format of the data directory; a directory with a higher one was written by a newer version."""
 
+FIGURES_S = 5.0
+"""How long who asks for metrics waits for the node; Prometheus itself gives up after 10 s."""
 LOCK_TRIES, LOCK_WAIT_S = 10, 0.03
 
 
@@ -260,7 +263,20 @@ async def _live(settings: Settings, ports: Ports, logbook: object, on_ready: Cal
 
     assert isinstance(logbook, Logbook)
     node = Node(_node_settings(settings), ports.log, lambda: ports.store, ports.artifacts, ports.signer, ports.installer, logbook)
-    return await node.run(on_ready)
+    with _metrics(settings.node.metrics_port, node):
+        return await node.run(on_ready)
+
+
+def _metrics(port: int, node: Node) -> AbstractContextManager[object]:
+    """Offers the node's figures on a port while the context lasts; nothing for port 0."""
+    import asyncio  # here, because commands that start no node need not wait for it
+
+    if not port:
+        return nullcontext()
+    from millstream_server.adapters.prometheus import MetricsEndpoint
+
+    loop = asyncio.get_running_loop()
+    return MetricsEndpoint(port, lambda: asyncio.run_coroutine_threadsafe(node.figures(), loop).result(FIGURES_S))
 
 
 def _node_settings(settings: Settings) -> NodeSettings:

@@ -211,6 +211,7 @@ CODES: dict[str, Code] = _codes(
         "run the newer version, or use another --data-dir",
     ),
     Code("data_dir_unusable", "unavailable", "The data directory cannot be used.", "give a folder that you may write with --data-dir"),
+    Code("metrics_port_unusable", "unavailable", "Metrics cannot be offered on their port.", "choose a free port with --metrics-port"),
     Code("no_node", "unavailable", "No node works on this data directory.", "start one: millstream up"),
     Code(
         "timeout",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from millstream_server.core.release import EnvironmentStatus
@@ -39,8 +41,31 @@ class ReleaseStatusRow(msgspec.Struct, frozen=True):
     """Of the deployment that this row speaks of: a release may be deployed again after it failed."""
 
 
+class LogStatus(msgspec.Struct, frozen=True):
+    """What a node does with its log; counts are of this process, since it started.
+
+    `cluster` is the log's id, `partitions` those that the node owns, `lags` by topic the records that the whole group has not
+    finished (of topics of waiting requests some seconds old; empty while the log does not say), commit times in milliseconds over
+    the last 10 s, `dead` the requests given up and records that nobody could be answered for: each has a dead letter.
+    """
+
+    shared: bool
+    cluster: str
+    partitions: Mapping[str, int] = {}
+    lags: Mapping[str, int] = {}
+    rebalances: int = 0
+    commits: int = 0
+    aborts: int = 0
+    commit_p50_ms: float = 0.0
+    commit_p99_ms: float = 0.0
+    retried: int = 0
+    parked: int = 0
+    overflowed: int = 0
+    dead: int = 0
+
+
 class NodeStatus(msgspec.Struct, frozen=True):
-    """`unhealthy` holds sentences, each with its mend; empty means healthy."""
+    """`unhealthy` holds sentences, each with its mend; empty means healthy. `lag` is that of the input topic, -1 for unknown."""
 
     node: str
     instance: str
@@ -59,7 +84,37 @@ class NodeStatus(msgspec.Struct, frozen=True):
     runs_running: int
     unhealthy: tuple[str, ...] = ()
     releases: tuple[ReleaseStatusRow, ...] = ()
+    log: LogStatus | None = None
 
+
+class Buckets(msgspec.Struct, frozen=True):
+    """A histogram: how many took at most each of `bounds_s`, then how many in all, and the sum of their seconds."""
+
+    bounds_s: tuple[float, ...]
+    cumulative: tuple[int, ...]
+    sum_s: float
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """What a node counts, at one moment, for its metrics; counts are of this process, since it started.
+
+    `outcomes` by release (package==version; empty where none was reached) and outcome: a result's status, one of `MOVES` or
+    `UNDECODABLE`. `troubles` by the part of the node that has one now.
+    """
+
+    status: NodeStatus
+    outcomes: Mapping[tuple[str, str], int]
+    worker_deaths: Mapping[str, int]
+    model_loads: Mapping[str, int]
+    commits: Buckets
+    held_bytes: int
+    troubles: tuple[str, ...]
+
+
+MOVES = ("retried", "parked", "overflowed")
+"""Outcomes of requests that go on in another topic."""
+UNDECODABLE = "undecodable"
+"""Outcome of a record that nobody could be answered for."""
 
 encode_status = msgspec.json.Encoder().encode
 decode_status = msgspec.json.Decoder(NodeStatus).decode

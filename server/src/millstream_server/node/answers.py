@@ -22,8 +22,11 @@ from millstream_server.core.request import Origin
 from millstream_server.core.result import Durations, RecordRef, Result, ResultError, Status, decode_result, encode_result
 from millstream_server.core.retry import DELAYS_S, Cause, dead_letter, next_try, replayed, retry_record
 from millstream_server.core.routing import Refusal
+from millstream_server.core.status import UNDECODABLE
 from millstream_server.core.work import Work, held_bytes
-from millstream_server.node.committer import CommitterThread, Finish
+from millstream_server.node.committer import CommitterThread
+from millstream_server.node.counts import Counts, moved_to
+from millstream_server.node.finish import Finish
 from millstream_server.node.logbook import Logbook, entry
 from millstream_server.node.pool import Pool
 from millstream_server.node.rates import Rates
@@ -41,6 +44,7 @@ class Answerer:
         committer: CommitterThread,
         logbook: Logbook,
         rates: Rates,
+        counts: Counts,
         clock_ms: Callable[[], int],
         *,
         max_attempts: int,
@@ -51,6 +55,7 @@ class Answerer:
         self._committer = committer
         self._logbook = logbook
         self._rates = rates
+        self._counts = counts
         self._clock_ms = clock_ms
         self._max_attempts = max_attempts
         self._reply_topics = reply_topics
@@ -73,7 +78,8 @@ class Answerer:
             value=record.value, key=record.key, headers=record.headers, origin=origin, code="undecodable", message=message, attempts=0
         )
         self._logbook.write(entry(event="dead_letter", level="warning", message=f"undecodable: {message}", extra={"record": _at(origin)}))
-        self._committer.submit([Finish(record.topic, record.partition, record.offset, (letter,), held_bytes(record), "", epoch)], None)
+        finish = Finish(record.topic, record.partition, record.offset, (letter,), held_bytes(record), "", epoch, outcome=("", UNDECODABLE))
+        self._committer.submit([finish], None)
 
     def give_up(self, work: Work, code: str, message: str) -> None:
         """A request that is not run any more: its one result and a dead letter."""
@@ -90,7 +96,7 @@ class Answerer:
         self._logbook.write(
             entry("moved", f"{len(moved)} {why}", requests=tuple(w.id for w, _ in moved), pipeline=moved[0][0].pipeline, level="info")
         )
-        self._committer.submit([self._finish(work, (again,)) for work, again in moved], None)
+        self._committer.submit([self._finish(work, (again,), outcome=("", moved_to(again.topic))) for work, again in moved], None)
 
     # --- pool.Answers -------------------------------------------------------------------------------------------------
 
@@ -119,6 +125,7 @@ class Answerer:
         sent_ms = now_ms - int((time.monotonic() - batch.sent_s) * 1000)
         run_s = round(results.run_s, 6)
         finishes: list[Finish] = []
+        outcomes = {status: (label, status) for status in _STATUSES}  # one for all results of a kind: they are counted by the batch
         failed = 0
         for work, outcome in zip(batch.works, results.outcomes, strict=True):
             if work.done:
@@ -130,7 +137,7 @@ class Answerer:
                 failed += 1
                 again = self._try_again(work, error, now_ms)
                 if again is not None:
-                    finishes.append(self._finish(work, (again,), build_id))
+                    finishes.append(self._finish(work, (again,), build_id, (label, moved_to(again.topic))))
                     continue
                 # By its version: another release of the package may be current, with other parameters.
                 said = ResultError(error.code, error.message, error.path, mend_of(error.code, work.id, label, error.path))
@@ -152,7 +159,7 @@ class Answerer:
                 Durations((sent_ms - origin.append_ms) / 1000 if sent_ms > origin.append_ms else 0.0, work.load_s, run_s),
                 replay_of=replayed(work.headers) if work.headers else None,
             )
-            finishes.append(self._finish(work, (self._record(work, encode_result(result)),), build_id))
+            finishes.append(self._finish(work, (self._record(work, encode_result(result)),), build_id, outcomes[outcome.status]))
         if failed:
             self._log_errors(pool, worker, batch, results)
         pool.uncommitted += len(finishes)
@@ -182,7 +189,8 @@ class Answerer:
                 dead.append(work)
                 continue
             work.done = True
-            again.append(self._finish(work, (retry_record(work, attempts=tried[0], alone=tried[1], now_ms=now_ms),)))
+            carried = retry_record(work, attempts=tried[0], alone=tried[1], now_ms=now_ms)
+            again.append(self._finish(work, (carried,), outcome=(pool.release.label, moved_to(carried.topic))))
         if again:
             self._logbook.write(
                 entry(
@@ -235,6 +243,7 @@ class Answerer:
     def worker_ended(self, pool: Pool, worker: Worker, cause: str, expected: bool) -> None:
         self._worker_line(pool, worker, "worker_ended", f"pid {worker.pid}: {cause}", "info" if expected else "warning")
         if not expected:
+            self._counts.worker_deaths[pool.release.label] += 1
             self._rates.error(
                 pool.release.build_id, f"worker {worker.pid}: {cause}", "see: millstream logs --release " + pool.release.label
             )
@@ -259,6 +268,7 @@ class Answerer:
                 message=f"into worker {worker.pid}",
             )
         )
+        self._counts.model_loads[pool.release.label] += 1
         self._listener.model_loaded(pool, loaded.model, loaded.version)
 
     def model_unusable(self, pool: Pool, key: str, version: int, code: str, reason: str) -> None:
@@ -280,6 +290,7 @@ class Answerer:
     def _end(self, works: Sequence[Work], status: Status, error: ResultError, pool: Pool | None = None) -> None:
         """End requests without an answer of a pipeline: one result each, and for dead ones their bytes as a dead letter."""
         finishes = []
+        outcome = (pool.release.label if pool else "", str(status))
         for work in works:
             work.done = True
             result = Result(
@@ -310,7 +321,7 @@ class Answerer:
                         attempts=work.attempt,
                     )
                 )
-            finishes.append(self._finish(work, tuple(records), pool.release.build_id if pool else ""))
+            finishes.append(self._finish(work, tuple(records), pool.release.build_id if pool else "", outcome))
         self._logbook.write(
             entry(
                 event="result",
@@ -321,6 +332,7 @@ class Answerer:
                 release=pool.release if pool else None,
                 attempt=works[0].attempt,
                 message=f"{status} {error.code}: {error.message}",
+                extra={"record": _at(works[0].origin)} if len(works) == 1 else None,
             )
         )
         if pool is not None:
@@ -332,7 +344,7 @@ class Answerer:
         """Where a result goes: the reply topic if one was asked, else the output topic, the partition number of its request."""
         return answer_record(value, id=work.id, reply_to=work.reply_to, origin=work.origin, value=work.value, headers=work.headers)
 
-    def _finish(self, work: Work, records: tuple[Outgoing, ...], build_id: str = "") -> Finish:
+    def _finish(self, work: Work, records: tuple[Outgoing, ...], build_id: str = "", outcome: tuple[str, str] = ("", "")) -> Finish:
         return Finish(
             work.source_topic,
             work.source_partition,
@@ -343,6 +355,7 @@ class Answerer:
             work.epoch,
             work.origin.append_ms,
             build_id,
+            outcome,
         )
 
     def _log_errors(self, pool: Pool, worker: Worker, batch: Batch, results: wire.Results) -> None:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -45,12 +47,14 @@ from millstream_server.core.model import ModelState, ModelVersion, decode_model
 from millstream_server.core.release import Release, decode_package
 from millstream_server.core.routing import Catalog
 from millstream_server.core.shares import Shares
-from millstream_server.core.status import NodeStatus, ReleaseStatusRow, encode_status
+from millstream_server.core.status import UNDECODABLE, Figures, LogStatus, NodeStatus, ReleaseStatusRow, encode_status
 from millstream_server.core.store import NodeRow, Store
 from millstream_server.core.work import Work
 from millstream_server.node.answers import Answerer, PoolEvents, unwritable
-from millstream_server.node.committer import CommitterThread, Finish, PoolState
+from millstream_server.node.committer import CommitterThread, PoolState
 from millstream_server.node.controller import Controller
+from millstream_server.node.counts import Counts
+from millstream_server.node.finish import Finish
 from millstream_server.node.followers import Follower
 from millstream_server.node.intake import Intake
 from millstream_server.node.logbook import Logbook, entry
@@ -97,6 +101,8 @@ class NodeSettings(msgspec.Struct, frozen=True):
         return self.role in ("all", "training")
 
 
+ASIDE_ROUNDS = 5
+"""Seconds between two looks at the lag of topics of waiting requests; that of the input topic is looked at each second."""
 LOOK_AGAIN_S = 0.5
 """Wait before a log or store that did not answer is asked again."""
 
@@ -142,6 +148,7 @@ class Node(PoolEvents):
         self.started_ms = self._clock_ms()
         self.catalog = Catalog()
         self.rates = Rates()
+        self.counts = Counts()
         self.ledger = Ledger()
         self.accepting = False
         self._troubles: dict[str, str] = {}
@@ -152,6 +159,13 @@ class Node(PoolEvents):
         self._wired = False
         self._caught_up = False
         self._untaken: dict[str, ModelState] = {}
+        self._lags: dict[str, int] = {}
+        self._open_runs: dict[str, int] = {}
+
+    @property
+    def _topics(self) -> tuple[str, ...]:
+        """What the node reads requests from."""
+        return INTAKE_TOPICS + (SHARED_TOPICS if self.log.shared else ())
 
     @property
     def _share(self) -> int:
@@ -211,6 +225,7 @@ class Node(PoolEvents):
         self.committer.start()
         self._releases_changed()
         self._spawn(self._tick(), "tick")
+        self._spawn(self._measure(), "measuring the log")
         if self.log.shared:
             await self._environments_settled()
         if settings.serves:
@@ -279,6 +294,7 @@ class Node(PoolEvents):
             self.log.committed,
             self._committed_in_thread,
             unwritable,
+            self.log.can_write,
             self._thread_trouble("committer"),
             self._fail_from_thread,
             interval_s=settings.commit_interval_s,
@@ -288,6 +304,7 @@ class Node(PoolEvents):
             self.committer,
             self.logbook,
             self.rates,
+            self.counts,
             clock,
             max_attempts=settings.max_attempts,
             reply_topics=settings.reply_topics,
@@ -342,7 +359,7 @@ class Node(PoolEvents):
         self.poller = Poller(
             self.log,
             GROUP,
-            INTAKE_TOPICS + (SHARED_TOPICS if self.log.shared else ()),
+            self._topics,
             self.ledger,
             self._deliver,
             self._kill,
@@ -480,16 +497,17 @@ class Node(PoolEvents):
         self.logbook.write(entry("partitions", f"{len(partitions)} partitions went to other nodes: {_listed(partitions)}"))
         self.intake.drop(partitions, epoch, self.releases.pools())
 
-    def _committed_in_thread(self, finishes: list[Finish], pools: set[PoolState], seconds: float) -> None:
+    def _committed_in_thread(self, finishes: list[Finish], dropped: list[Finish], pools: set[PoolState], seconds: float) -> None:
         """On the committer's thread."""
-        self._loop.call_soon_threadsafe(self._committed, finishes, pools, seconds)
+        self._loop.call_soon_threadsafe(self._committed, finishes, dropped, pools, seconds)
 
-    def _committed(self, finishes: list[Finish], pools: set[PoolState], seconds: float) -> None:
+    def _committed(self, finishes: list[Finish], dropped: list[Finish], pools: set[PoolState], seconds: float) -> None:
         """On the loop, after a commit: the pools may send again, the poller may read again."""
         now_s = time.time()
         ids = tuple(f.request_id for f in finishes if f.request_id)
         if ids:
             self.logbook.write(entry("commit", f"{len(finishes)} in {seconds * 1000:.1f} ms", requests=ids, duration_s=seconds))
+        self.counts.committed(finishes, dropped, seconds)
         self._count_committed(finishes, pools, now_s)
         self.poller.wake()
         for pool in pools:
@@ -553,12 +571,27 @@ class Node(PoolEvents):
     async def _report(self) -> None:
         while True:
             try:
-                row = NodeRow(self.settings.name, self.instance, self._clock_ms(), encode_status(await self._status()))
+                self._open_runs = await asyncio.to_thread(self.store.count_runs)
+                row = NodeRow(self.settings.name, self.instance, self._clock_ms(), encode_status(self._status()))
                 await asyncio.to_thread(self.store.write_node, row)
                 self._set_trouble("store", "")
             except Unavailable as error:
                 self._set_trouble("store", str(error))
             await asyncio.sleep(1.0 if not any(s.deploying for s in self.catalog.packages.values()) else 0.2)
+
+    async def _measure(self) -> None:
+        """Ask the log how much is left to do. Apart from `_report`, which must not wait for a log that is away."""
+        for number in itertools.count():
+            topics = self._topics if number % ASIDE_ROUNDS == 0 else (INPUT,)
+            try:
+                self._lags |= await asyncio.to_thread(self._lag_of, topics)
+                if self.log.shared:
+                    self._set_trouble("log", "")
+            except MillstreamError as error:
+                self._lags = {}  # shown as unknown
+                if self.log.shared:  # of a log of its own the trouble is reported by those who write
+                    self._set_trouble("log", str(error))
+            await asyncio.sleep(1.0)
 
     async def _control(self) -> None:
         while True:
@@ -577,12 +610,28 @@ class Node(PoolEvents):
             except LogUnavailable as error:
                 self._set_trouble("maintenance", str(error))
 
-    async def _status(self) -> NodeStatus:
+    async def figures(self) -> Figures:
+        """What the metrics show, of this moment; on the loop, and nothing is waited for."""
+        counts, outcomes = self.counts, dict(self.counts.outcomes)
+        if self._wired:
+            for outcome, count in dict(self.relay.answered).items():
+                outcomes[outcome] = outcomes.get(outcome, 0) + count
+        return Figures(
+            self._status(),
+            outcomes,
+            dict(counts.worker_deaths),
+            dict(counts.model_loads),
+            counts.commit_buckets(),
+            self.ledger.held_bytes,
+            tuple(name for name, text in self._troubles.items() if text),
+        )
+
+    def _status(self) -> NodeStatus:
         if not self._wired:
             return self._status_while_starting()
-        counts = await asyncio.to_thread(self.store.count_runs)
+        counts = self._open_runs
         held = self.ledger.held
-        unhealthy = [text for text in self._troubles.values() if text]
+        unhealthy = self._unhealthy()
         rows = []
         for build_id, installed in self.releases.builds.items():
             release = installed.release
@@ -627,28 +676,58 @@ class Node(PoolEvents):
             self.accepting,
             self.poller.paused,
             held,
-            await asyncio.to_thread(self._lag),
+            self._lags.get(INPUT, -1),
             self.ledger.finished,
             counts.get("QUEUED", 0),
             counts.get("RUNNING", 0),
             tuple(unhealthy),
             tuple(rows),
+            self._log_status(),
         )
 
+    def _log_status(self) -> LogStatus:
+        with self.ledger.lock:
+            owned = Counter(of.topic for of in self.ledger.trackers)
+        p50_ms, p99_ms = self.counts.commit_ms()
+        moved = self.counts.moved()
+        return LogStatus(
+            self.log.shared,
+            self.log.log_id,
+            owned,
+            self._lags.copy(),
+            self.poller.rebalances,
+            self.committer.commits,
+            self.committer.aborts,
+            p50_ms,
+            p99_ms,
+            moved["retried"],
+            moved["parked"],
+            moved["overflowed"],
+            self.counts.of("dead") + self.counts.of(UNDECODABLE),
+        )
+
+    def _unhealthy(self) -> list[str]:
+        """What is wrong now, each once; the store and the log first, because most of what else is wrong follows from them."""
+        names = sorted(self._troubles, key=lambda name: name not in ("store", "log"))
+        return list(dict.fromkeys(text for name in names if (text := self._troubles[name])))
+
     def _status_while_starting(self) -> NodeStatus:
-        unhealthy = tuple(text for text in self._troubles.values() if text)
-        name, role, store_id = self.settings.name, self.settings.role, self.store.store_id
+        unhealthy = tuple(self._unhealthy())
+        name, role = self.settings.name, self.settings.role
+        store_id = self.store.store_id if hasattr(self, "store") else ""  # metrics may be asked for before it answers
         return NodeStatus(
             name, self.instance, os.getpid(), role, __version__, self.started_ms, store_id, "", False, False, 0, -1, 0, 0, 0, unhealthy, ()
         )
 
-    def _lag(self) -> int:
-        """Records on the input topic that are not finished."""
-        try:
-            committed = {p.partition: p.offset for p in self.log.committed(GROUP, INPUT)}
-            return sum(mark.end - max(mark.start, committed.get(n, 0)) for n, mark in enumerate(self.log.watermarks(INPUT)))
-        except LogUnavailable:
-            return -1  # shown as unknown; the trouble itself is reported by those who write
+    def _lag_of(self, topics: Iterable[str]) -> dict[str, int]:
+        """By topic the records that the group has not finished: what lies between its committed position and the end."""
+        lags = {}
+        for topic in topics:
+            committed = {p.partition: p.offset for p in self.log.committed(GROUP, topic)}
+            marks = enumerate(self.log.watermarks(topic))
+            # The end was asked for after the position, so that a difference is never below what it was then.
+            lags[topic] = sum(max(0, mark.end - max(mark.start, committed.get(number, 0))) for number, mark in marks)
+        return lags
 
     # --- trouble ----------------------------------------------------------------------------------------------------------
 

@@ -8,10 +8,12 @@ present state of all releases and models, and what still waits in the outbox. So
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from millstream_server.core.errors import Invalid, MillstreamError, RecordTooLarge, Unavailable, UnknownTopic
-from millstream_server.core.log import RELEASES, CommitPosition, Committer, Log
+from millstream_server.core.log import DLQ, MODELS, RELEASES, CommitPosition, Committer, Log
+from millstream_server.core.result import decode_result
 from millstream_server.core.store import OutboxRow, Store
 from millstream_server.node.answers import unwritable
 
@@ -44,6 +46,8 @@ class OutboxRelay:
         self._committer: Committer | None = None
         self._position = 0
         self.stopping = False
+        self.answered: Counter[tuple[str, str]] = Counter()
+        """Results of runs that were published: by release (package==version) and status."""
 
     def notify(self) -> None:
         """Rows were written: publish them now."""
@@ -90,8 +94,15 @@ class OutboxRelay:
             self._committer = None  # the write may have happened all the same: ask the log for the position again
             raise
         self._position = rows[-1].number
+        self._count(rows)
         self._store.outbox_trim(self._position)
         return len(rows) == _BATCH
+
+    def _count(self, rows: Sequence[OutboxRow]) -> None:
+        for record in [row.record for row in rows]:
+            if record.topic not in (RELEASES, MODELS, DLQ) and record.value:
+                result = decode_result(record.value)
+                self.answered[result.release, result.status] += 1
 
     def _send(self, committer: Committer, rows: Sequence[OutboxRow]) -> None:
         try:
