@@ -1,9 +1,9 @@
 """Where tests in another language ask for brokers: one line of text to a loopback port, one line back.
 
-    start       start a broker of the tests' own, or start it again    -> its HOST:PORT
-    stop        SIGTERM to it, and wait                                 -> stopped
-    kill        SIGKILL                                                 -> killed
-    anything    that fails                                              -> error: the reason
+start       start a broker of the tests' own, or start it again    -> its HOST:PORT
+stop        SIGTERM to it, and wait                                 -> stopped
+kill        SIGKILL                                                 -> killed
+anything    that fails                                              -> error: the reason
 """
 
 from __future__ import annotations

@@ -16,11 +16,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from millstream_server.core.partitioner import partition_of
+
 from blackbox.command import Platform, child_environment
 from blackbox.java import KafkaNotPrepared
 from blackbox.kafka import Broker
 from clients.java.harness.desk import open_desk
-from millstream_server.core.partitioner import partition_of
+from docs.run_blocks import blocks_of
 
 JAVA = Path(__file__).resolve().parent.parent
 ROOT = JAVA.parent.parent
@@ -29,19 +31,42 @@ PARTITIONS = 12
 
 
 def main() -> int:
-    """Maven's exit code, or 1 where the tests could not be set up."""
+    """Maven's exit code, or 1 where the tests could not be set up or a page shows other Java than the example has."""
     with tempfile.TemporaryDirectory(prefix="millstream-java-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         try:
+            _compare_pages()
             with _cluster(folder / "kafka") as bootstrap, open_desk(folder / "own-kafka") as desk:
                 platform = _platform(folder, bootstrap)
                 _deploy(platform, folder)
                 told = _tell(folder, platform, bootstrap, desk)
                 code = _maven("verify", *sys.argv[1:], f"-Dmillstream.harness={told}")
                 return code or _example(platform, folder, bootstrap)
-        except KafkaNotPrepared as missing:
-            sys.stderr.write(f"{missing}\n")
+        except (KafkaNotPrepared, PageDiffers) as error:
+            sys.stderr.write(f"{error}\n")
             return 1
+
+
+class PageDiffers(Exception):
+    """A page shows Java that the example, which is run, does not have."""
+
+
+def _compare_pages() -> None:
+    """Every Java block of the pages stands in the example, line by line; only its indentation may differ.
+
+    Raises:
+        PageDiffers: one does not.
+    """
+    sources = ["\n".join(_stripped(path.read_text())) for path in sorted((JAVA / "example" / "src").rglob("*.java"))]
+    for page in (JAVA / "README.md", ROOT / "docs" / "how-to" / "call-from-java.md"):
+        for block in blocks_of(page.read_text()):
+            shown = "\n".join(_stripped(block.text))
+            if block.language == "java" and not any(shown in source for source in sources):
+                raise PageDiffers(f"{page.name}:{block.line}: this Java does not stand in clients/java/example")
+
+
+def _stripped(text: str) -> list[str]:
+    return [line.strip() for line in text.strip().splitlines()]
 
 
 @contextmanager
@@ -125,7 +150,7 @@ def _java_settings(options: Mapping[str, str]) -> dict[str, str]:
 
 
 def _example(platform: Platform, folder: Path, bootstrap: str) -> int:
-    """Run the example as its page says, beside a node, and hold what it prints against what the sensors package answers."""
+    """Run the example as its page says, beside a node: it must print what the sensors package answers."""
     properties = folder / "example.properties"
     given = {"bootstrap.servers": bootstrap, "millstream.client": "example", **_java_settings(_options())}
     properties.write_text("".join(f"{name}={value}\n" for name, value in given.items()))
@@ -137,7 +162,7 @@ def _example(platform: Platform, folder: Path, bootstrap: str) -> int:
     finally:
         node.stop()
     sys.stdout.write(done.stdout + done.stderr)
-    wanted = ("acme.sensors version ", "unusual=true", "by node example-node", "bad_parameters at $.reading.value")
+    wanted = ("acme.sensors version ", "unusual=true", "by node example-node", "bad_parameters at $.reading.value", "the listener was told")
     missing = [words for words in wanted if words not in done.stdout]
     if done.returncode == 0 and not missing:
         return 0

@@ -6,6 +6,7 @@ import java.util.Optional;
 public final class DeadlineException extends MillstreamException {
   private static final long serialVersionUID = 1L;
 
+  /** Not carried over serialization: who logs an exception elsewhere needs its text. */
   private final transient RecordRef record;
 
   DeadlineException(String message, String mend, String requestId, RecordRef record) {

@@ -25,9 +25,16 @@ package io.millstream.client;
 public class MillstreamException extends RuntimeException {
   private static final long serialVersionUID = 1L;
 
+  /** What kind of error this is. */
   private final String code;
+
+  /** Which value of the request is meant, or empty. */
   private final String path;
+
+  /** What mends it, or empty. */
   private final String mend;
+
+  /** Which request this is about, or empty. */
   private final String requestId;
 
   MillstreamException(String code, String message, String path, String mend, String requestId, Throwable cause) {

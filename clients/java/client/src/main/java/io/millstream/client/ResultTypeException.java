@@ -7,6 +7,7 @@ import java.util.Optional;
 public final class ResultTypeException extends MillstreamException {
   private static final long serialVersionUID = 1L;
 
+  /** Not carried over serialization: who logs an exception elsewhere needs its text. */
   private final transient PipelineResult<JsonNode> result;
 
   ResultTypeException(String message, String path, String requestId, PipelineResult<JsonNode> result, Throwable cause) {

@@ -4,6 +4,7 @@ package io.millstream.client;
 public final class SendException extends MillstreamException {
   private static final long serialVersionUID = 1L;
 
+  /** Whether the request may have been written all the same. */
   private final boolean mayBeOnTheLog;
 
   SendException(String message, String mend, String requestId, boolean mayBeOnTheLog, Throwable cause) {
