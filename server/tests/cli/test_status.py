@@ -6,7 +6,7 @@ import msgspec
 from millstream_server import app
 from millstream_server.cli.health import GONE_MS, living, troubles
 from millstream_server.cli.status import NO_LIMIT, draw
-from millstream_server.core.status import NodeStatus, ReleaseStatusRow, WorkerStatus, decode_status, encode_status
+from millstream_server.core.status import LogStatus, NodeStatus, ReleaseStatusRow, WorkerStatus, decode_status, encode_status
 from millstream_server.core.store import NodeRow
 
 NOW_MS = 1_800_000_000_000
@@ -61,6 +61,27 @@ def test_a_healthy_node_has_its_head_and_a_line_a_release() -> None:
     assert shown[2].split() == ["RELEASE", "ENVIRONMENT", "WORKERS", "MODELS", "REQ/S", "P99", "MS", "QUEUE"]
     assert shown[3].split() == ["anomaly==2.0.0", "READY", "1+1", "5", "320.0", "12.3", "7"]
     assert shown[4].startswith("churn==1.0.0")
+
+
+def test_a_node_on_kafka_says_its_partitions_commits_and_what_went_elsewhere() -> None:
+    """Two lines below its head, and a third where requests wait in other topics; a lag that the log does not say is a question mark."""
+    log = LogStatus(
+        True, "MkU3OEVBNTcwNTJENDM2Qg", {"ml.pipeline.input": 12, "ml.pipeline.overflow": 6}, {}, 2, 90, 1, 4.2, 11.9, 3, 1, 20, 4
+    )
+    shown = screen(row(lag=-1, log=log, releases=(release(in_flight=7),)))
+    waiting = msgspec.structs.replace(log, lags={"ml.pipeline.input": 5, "ml.pipeline.overflow": 20, "ml.pipeline.retry.5s": 0})
+    quiet = screen(row(log=msgspec.structs.replace(waiting, commit_p99_ms=0.0)))
+
+    assert shown[1].endswith("queued 0  lag ?")
+    assert shown[2] == "kafka MkU3OEVBNTcwNTJENDM2Qg  18 partitions  2 rebalances  in flight 7"
+    assert shown[3] == "commit p50 4.2 ms p99 11.9 ms  retried 3  parked 1  overflowed 20  dead 4"
+    assert quiet[3].startswith("no commit for 10 s  retried 3")
+    assert quiet[4] == "lag of overflow 20"
+
+
+def test_a_node_with_a_log_of_its_own_has_no_line_about_it() -> None:
+    """Partitions and rebalances tell nothing where nobody shares them."""
+    assert len(screen(row(log=LogStatus(False, "l"), releases=(release(),)))) == len(screen(row(releases=(release(),))))
 
 
 def test_what_is_unhealthy_stands_first_with_its_whole_mend() -> None:

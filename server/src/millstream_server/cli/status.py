@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from millstream_server.cli.frame import Command, Invocation, as_json, common, pass_invocation
+from millstream_server.core.log import INPUT
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -48,7 +49,10 @@ def status(invocation: Invocation, watch: bool, as_json: bool) -> int:
     MODELS        models that the release answers for here
     REQ/S P99 MS  answers a second, and time from append to committed answer, over ten seconds
     QUEUE         requests that wait for a worker of the release or are in one
-    lag           requests on the log that are not answered yet
+    lag           requests on the log that are not answered yet, by any node; ? while the log does not say
+
+    On Kafka two lines more: the cluster, partitions this node reads, times that partitions came, commits of results over ten
+    seconds, and since its start requests that went to another topic (retried, parked, overflowed) or died.
     """
     from millstream_server import app
     from millstream_server.cli.health import living
@@ -126,7 +130,7 @@ def draw(
         found = troubles(node)
         wrong += [f"! {node.node}: {trouble.sentence}" for trouble in found if not trouble.note]
         notes += [f"note {node.node}: {trouble.sentence}" for trouble in found if trouble.note]
-        right += ["", _head(node, now_ms), *_releases(node)]
+        right += ["", _head(node, now_ms), *_on_kafka(node), *_releases(node)]
     lines = [cut(plain(line), width) for line in [*_wrapped(wrong, width), *right, *_wrapped(notes, width)]]
     if len(lines) <= height:
         return lines
@@ -147,7 +151,26 @@ def _head(node: NodeStatus, now_ms: int) -> str:
     up = span(max(now_ms - node.started_ms, 0) / 1000)
     runs = f"  runs {node.runs_running}+{node.runs_queued}" if node.runs_running or node.runs_queued else ""
     role = "" if node.role == "all" else f" ({node.role})"
-    return f"{node.node}{role}  {doing}  pid {node.pid}  up {up}  queued {node.queued}  lag {node.lag}{runs}"
+    return f"{node.node}{role}  {doing}  pid {node.pid}  up {up}  queued {node.queued}  lag {_known(node.lag)}{runs}"
+
+
+def _known(lag: int) -> str:
+    return str(lag) if lag >= 0 else "?"
+
+
+def _on_kafka(node: NodeStatus) -> list[str]:
+    """What a node does with a cluster; of a log of its own nothing needs to be said."""
+    log = node.log
+    if log is None or not log.shared:
+        return []
+    in_flight = sum(row.in_flight for row in node.releases)
+    commits = f"commit p50 {log.commit_p50_ms:.1f} ms p99 {log.commit_p99_ms:.1f} ms" if log.commit_p99_ms else "no commit for 10 s"
+    lines = [
+        f"kafka {log.cluster}  {sum(log.partitions.values())} partitions  {log.rebalances} rebalances  in flight {in_flight}",
+        f"{commits}  retried {log.retried}  parked {log.parked}  overflowed {log.overflowed}  dead {log.dead}",
+    ]
+    aside = [f"{topic.removeprefix('ml.pipeline.')} {lag}" for topic, lag in sorted(log.lags.items()) if lag and topic != INPUT]
+    return [*lines, f"lag of {', of '.join(aside)}"] if aside else lines
 
 
 def _releases(node: NodeStatus) -> list[str]:
