@@ -9,6 +9,8 @@ import asyncio
 import heapq
 import time
 from collections.abc import Callable, Iterable
+from itertools import groupby
+from operator import attrgetter
 
 from millstream_server.core.errors import Unavailable
 from millstream_server.core.ids import new_id
@@ -26,6 +28,7 @@ from millstream_server.node.pool import Pool
 
 FEW_DEADLINES = 1000
 """Deadlines that are kept without looking whose requests have ended."""
+_PLACE = attrgetter("source_topic", "source_partition")
 
 
 class Intake:
@@ -82,10 +85,13 @@ class Intake:
                 works.append(work)
         self._watch_deadlines(works)
         if works:
+            places = _places(works)
+            others = f" and {len(places) - 1} more ranges" if len(places) > 1 else ""
             self._logbook.write(
                 entry(
                     "intake",
-                    f"{len(works)} read in {(time.monotonic() - started) * 1000:.1f} ms",
+                    f"{len(works)} read in {(time.monotonic() - started) * 1000:.1f} ms from {places[0]}{others}",
+                    extra={"records": places},
                     requests=tuple(w.id for w in works),
                     attempt=works[0].attempt,
                     pipeline=works[0].pipeline if len(works) == 1 else "",
@@ -367,6 +373,26 @@ class Intake:
         )
         self._answers.finish_silently(work)
         self._run_submitted()
+
+
+def _places(works: list[Work]) -> list[str]:
+    """Where requests were read, in their order: `topic/partition/offset`, and `topic/partition/first-last` for offsets without a gap.
+
+    So the n-th request of a line is at the n-th offset of its ranges, and a poll of hundreds takes some ten words.
+    """
+    places: list[str] = []
+    for place, run in groupby(works, _PLACE):
+        offsets = [work.source_offset for work in run]
+        at = f"{place[0]}/{place[1]}/"
+        if offsets[-1] - offsets[0] == len(offsets) - 1:  # they rise, so there is no gap
+            places.append(f"{at}{offsets[0]}-{offsets[-1]}" if len(offsets) > 1 else f"{at}{offsets[0]}")
+            continue
+        first = 0
+        for end in range(1, len(offsets) + 1):
+            if end == len(offsets) or offsets[end] != offsets[end - 1] + 1:
+                places.append(f"{at}{offsets[first]}-{offsets[end - 1]}" if end - first > 1 else f"{at}{offsets[first]}")
+                first = end
+    return places
 
 
 def _idempotency_key(work: Work) -> str:
