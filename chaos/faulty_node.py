@@ -20,8 +20,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-import millstream_server.adapters.sqlite_log as sqlite_log
 import msgspec
+from millstream_server.adapters.kafka import KafkaLog
+from millstream_server.adapters.sqlite_log import SqliteLog
 from millstream_server.cli.main import main
 from millstream_server.core.log import OUTPUT, CommitPosition, Committer, Log, Outgoing, Snapshot
 
@@ -154,17 +155,18 @@ def wrapper(word: str) -> Callable[[Committer, Log], Committer]:
     return lambda inner, log: DiesAtPoint(inner, log, word.replace("-", " "))
 
 
-def wrap_log(word: str) -> None:
+def wrap_log(word: str, log_class: type[SqliteLog] | type[KafkaLog]) -> None:
     """Make every committer of results of this process a wrapped one; the outbox relay's stays as it is."""
-    committer_of = sqlite_log.SqliteLog.committer
+    committer_of = log_class.committer
 
-    def committer(log: sqlite_log.SqliteLog, transactional_id: str) -> Committer:
-        inner = committer_of(log, transactional_id)
+    def committer(log: Log, transactional_id: str) -> Committer:
+        inner: Committer = committer_of(log, transactional_id)  # type: ignore[arg-type]
         return inner if OUTBOX in transactional_id else wrapper(word)(inner, log)
 
-    setattr(sqlite_log.SqliteLog, "committer", committer)  # noqa: B010 - mypy refuses the plain assignment to a method
+    setattr(log_class, "committer", committer)  # noqa: B010 - mypy refuses the plain assignment to a method
 
 
 if __name__ == "__main__":
-    wrap_log(sys.argv[1])
+    for log_class in (SqliteLog, KafkaLog):
+        wrap_log(sys.argv[1], log_class)
     main(sys.argv[2:])

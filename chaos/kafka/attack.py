@@ -17,6 +17,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from confluent_kafka import Message
+
 from blackbox import processes
 from blackbox.matching import match
 from chaos.judge import Acked, Report, judge, judge_trainings
@@ -70,12 +72,13 @@ class Attack:
     """Carries out rounds of faults on a prepared ground, on which one node runs.
 
     Args:
-        first: the node that runs; the others are started when the attack scales out.
+        first: the node that runs, started where it does not; the others are started when the attack scales out.
         kinds: the faults.
         seconds: rounds are begun until then, and the running step is ended; the first round is always completed.
         per_s: requests a second.
         most_nodes: nodes after scaling out.
         program: what stands for the shipped command, where a planted fault is wanted.
+        requests: what is sent, where another mixture is wanted.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class Attack:
         most_nodes: int = 3,
         program: tuple[str, ...] = (),
         quiet_s: float = QUIET_S,
+        requests: Requests | None = None,
         trains: bool = True,
         say: Callable[[str], None] = lambda words: None,
     ) -> None:
@@ -112,7 +116,7 @@ class Attack:
         self.tallies: dict[Kind, Tally] = defaultdict(Tally)
         self.wrong: list[str] = []
         self.trainings: list[Training] = []
-        self.requests = Requests(name, seed)
+        self.requests = requests or Requests(name, seed)
         self._asked: list[Send] = []
         self._lock = threading.Lock()
         self._trains = trains
@@ -135,6 +139,8 @@ class Attack:
         with ExitStack() as left:
             left.enter_context(self._following())
             self.sending = Sending(self.ground.inside, self.acked.__setitem__)
+            if self.first not in self.ground.living():
+                self.start(self.first)
             self._started = time.monotonic()
             threads = [self._thread(self._stream), *([self._thread(self._train)] if self._trains else [])]
             try:
@@ -237,10 +243,7 @@ class Attack:
                 left.callback(following.close)
             yield
 
-    def _see(self, message: object) -> None:
-        from confluent_kafka import Message
-
-        assert isinstance(message, Message)
+    def _see(self, message: Message) -> None:
         result = result_of(message)
         if result.id.startswith(self.name + "-"):
             self.answered[result.id] = node_of(message)
@@ -250,7 +253,7 @@ class Attack:
     def _rounds(self) -> None:
         from chaos.kafka.faults import inject
 
-        for number, steps in enumerate(rounds(self.seed, self.kinds)):
+        for number, steps in enumerate(rounds(self.seed, self.kinds, scales=self.most_nodes > 1)):
             for step in steps:
                 if self._errors:
                     return
@@ -267,9 +270,12 @@ class Attack:
         tally.injected += 1
         tally.bit += bool(proof)
         self.say(f"{step.kind}: {proof or 'did not bite'}; {self.unanswered} unanswered")
-        for name in self.ground.living():
-            if not self.ground.nodes[name].alive():
-                self.wrong.append(f"node {name} ended by itself after {step.kind}")
+        for name, node in list(self.ground.nodes.items()):
+            if node.process.poll() not in (None, 0, -signal.SIGKILL):
+                self.wrong.append(
+                    f"node {name} ended by itself during {step.kind}, exit code {node.process.returncode}: {node.words()[-500:]}"
+                )
+                self.start(name)
         if not self.flows():
             self.say(f"after {step.kind} requests were not answered within 60 s")
         time.sleep(PACE_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -49,6 +50,7 @@ def run(seconds: float, seed: int, kinds: str, per_s: float, most_nodes: int, fo
     def say(words: str) -> None:
         print(f"{time.monotonic() - begun:6.1f} s  {words}", file=sys.stderr, flush=True)
 
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what was started is ended
     own = not os.environ.get("KAFKA_BOOTSTRAP")
     chosen = kinds_of(kinds, own_cluster=own)
     brokers = 0 if not own else 3 if any(kind in chosen for kind in NEED_THREE) else 1

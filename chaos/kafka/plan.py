@@ -62,14 +62,18 @@ class Step:
     """For `scale`: out, or back."""
 
 
-def rounds(seed: int, kinds: Sequence[Kind]) -> Iterator[list[Step]]:
-    """Rounds without end; each has every kind at least once, those among several nodes between scaling out and back."""
+def rounds(seed: int, kinds: Sequence[Kind], *, scales: bool = True) -> Iterator[list[Step]]:
+    """Rounds without end; each has every kind at least once, those among several nodes between scaling out and back.
+
+    Args:
+        scales: false for one node throughout.
+    """
     draw = random.Random(seed)
     while True:
         alone = [Step(kind, draw.getrandbits(32), 0) for kind in ALONE if kind in kinds]
         among = [Step(kind, draw.getrandbits(32), n) for kind in AMONG_OTHERS if kind in kinds for n in range(1 + (kind in TWICE))]
         draw.shuffle(among)
-        if "scale" in kinds or among:
+        if scales and ("scale" in kinds or among):
             among = [Step("scale", draw.getrandbits(32), 0), *among, Step("scale", draw.getrandbits(32), 1, out=False)]
         yield [*alone, *among]
 
@@ -77,9 +81,11 @@ def rounds(seed: int, kinds: Sequence[Kind]) -> Iterator[list[Step]]:
 class Requests:
     """Requests without end. Numbers go up over all kinds, so that a nonce tells one request."""
 
-    def __init__(self, name: str, seed: int) -> None:
+    def __init__(self, name: str, seed: int, *, slow_share: float = SLOW_SHARE, slow_s: float = SLOW_S) -> None:
         self._name = name
         self._draw = random.Random(seed + 1)
+        self._slow_share = slow_share
+        self._slow_s = slow_s
         self._tenants = lines()
         self._number = 0
         self._since_killer = 0
@@ -99,12 +105,12 @@ class Requests:
             return self._row("killer", harm=self._draw.choice(["exit", "kill", "segfault"]))
         if lot < KILLER_SHARE + BAD_SHARE:
             return self._row("bad")
-        return self._row("slow" if lot > 1 - SLOW_SHARE else "good")
+        return self._row("slow" if lot > 1 - self._slow_share else "good")
 
     def _row(self, kind: str, *, harm: str = "", dead: str = "worker_died") -> tuple[Send, int]:
         number, self._number = self._number, self._number + 1
         line = self._draw.choice(self._tenants)
-        send = inference(f"{self._name}-{number}", line, number, self._draw, kind, harm=harm, slow_s=SLOW_S)
+        send = inference(f"{self._name}-{number}", line, number, self._draw, kind, harm=harm, slow_s=self._slow_s)
         if kind == "killer" and dead != "worker_died":
             asked = send.asked
             send = Send(type(asked)(asked.id, asked.tenant, kind, "dead", dead, 0.0, number, asked.release), send.line)
