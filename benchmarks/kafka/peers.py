@@ -45,7 +45,7 @@ BARE = CONTENDERS / "bare.py"
 BARE_100MS = Peer("bare-txn:100ms", "bare", BARE, ("txn",), {"BENCH_CADENCE": "100"})
 BARE_BATCH = Peer("bare-txn:batch", "bare", BARE, ("txn",))
 PROBE = Peer("iso-txn:100ms", "bare", CONTENDERS / "iso.py", (), {"BENCH_CADENCE": "100", "BENCH_NATURAL": "1"})
-BY_HAND = Peer("aiokafka-txn", "bare", CONTENDERS / "aio.py")
+BY_HAND = Peer("aiokafka-txn", "bare", CONTENDERS / "aio.py", requests=60_000)
 QUIX = Peer("quix-eos", "quix", CONTENDERS / "quix.py", ("exactly-once",), requests=10_000)
 
 
