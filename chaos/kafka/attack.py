@@ -23,7 +23,7 @@ from blackbox import processes
 from blackbox.matching import match
 from chaos.judge import Acked, Report, judge, judge_trainings
 from chaos.kafka.ground import Ground
-from chaos.kafka.plan import Kind, Requests, Step, Trainings, rounds
+from chaos.kafka.plan import PARTITIONS, Kind, Requests, Step, Trainings, rounds
 from chaos.kafka.topics import CLAIMS, DLQ, OUTPUT, Following, Sending, node_of, read_all, result_of, wait_decided
 from chaos.kafka.witness import Claims, wait
 from chaos.plan import Send, Training
@@ -35,6 +35,8 @@ TRAINING_EVERY_S = 8.0
 ANNOUNCE_WAIT_S = 30.0
 QUIET_S = 60.0
 """When nothing new has come for so long after the last request was sent, what is missing is lost."""
+FLOWS_S = 60.0
+"""A fault that is over must let requests be answered within this time; a node that hangs shows here."""
 PACE_S = 1.0
 """Between two faults."""
 
@@ -174,7 +176,7 @@ class Attack:
         training = self._training_source.take(killed=killed)
         with self._lock:
             self.trainings.append(training)
-        self.send([(training.send, len(self.trainings) % 12)])
+        self.send([(training.send, len(self.trainings) % PARTITIONS)])
         return training
 
     @property
@@ -193,11 +195,10 @@ class Attack:
         """Living nodes that hold partitions."""
         return [name for name in self.ground.living() if self.claims.held_by(name)]
 
-    def flows(self, timeout_s: float = 60.0) -> bool:
-        """Wait until requests sent from now on are answered."""
+    def flows(self, timeout_s: float = FLOWS_S) -> bool:
+        """Wait until requests sent now, one to each partition, are answered."""
         with self._lock:
-            probes = self.requests.take(12)
-        probes = [(send, n) for n, (send, _) in enumerate(probes)]
+            probes = [(send, number) for number, (send, _) in enumerate(self.requests.take(PARTITIONS))]
         self.send(probes)
         return wait(lambda: all(send.asked.id in self.answered for send, _ in probes), timeout_s)
 
@@ -277,7 +278,10 @@ class Attack:
                 )
                 self.start(name)
         if not self.flows():
-            self.say(f"after {step.kind} requests were not answered within 60 s")
+            self.wrong.append(
+                f"after {step.kind} (draw {step.draw}) requests sent to all partitions were not all answered within {FLOWS_S:g} s"
+            )
+            self.say(self.wrong[-1])
         time.sleep(PACE_S)
 
     def _settle(self) -> None:
