@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 PARTITIONS = 12
 INPUT, OUTPUT = "ml.pipeline.input", "ml.pipeline.output"
 ASK_TIMEOUT_S = 20.0
 READ_AT_ONCE = 5000
+MOVING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._NOENT)
+"""What is said of partitions that have no leader for a moment."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +40,34 @@ class Topics:
         return {"bootstrap.servers": self.bootstrap, "log_level": 0, **{name.replace("_", "."): value for name, value in more.items()}}
 
     def create(self, name: str, **config: str) -> None:
-        """Make a topic of 12 partitions and wait for their leaders; dots in settings are written as underscores."""
+        """Make a topic of 12 partitions and wait until their leaders answer; dots in settings are written as underscores."""
         settings = {key.replace("_", "."): value for key, value in config.items()}
         self._admin.create_topics([NewTopic(name, num_partitions=PARTITIONS, config=settings)])[name].result(ASK_TIMEOUT_S)
-        deadline_s = time.monotonic() + ASK_TIMEOUT_S
-        while any(one.leader < 0 for one in self._admin.list_topics(name, timeout=ASK_TIMEOUT_S).topics[name].partitions.values()):
-            if time.monotonic() > deadline_s:
-                raise TimeoutError(f"topic {name} has no leaders after {ASK_TIMEOUT_S:.0f} s")
-            time.sleep(0.05)
+        self.ends(name)
 
     def delete(self, *names: str) -> None:
         for future in self._admin.delete_topics(list(names)).values():
             future.result(ASK_TIMEOUT_S)
 
     def ends(self, topic: str) -> dict[int, int]:
-        """Where each partition ends for a reader of committed records; transaction markers count as places."""
+        """Where each partition ends for a reader of committed records; transaction markers count as places.
+
+        Leaders of a topic that was just made, or whose broker just died, are asked again for a while.
+
+        Raises:
+            KafkaException: they did not answer in time.
+        """
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         asked = {TopicPartition(topic, number): latest for number in range(PARTITIONS)}
-        found = self._admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ASK_TIMEOUT_S)
-        return {of.partition: future.result().offset for of, future in found.items()}
+        deadline_s = time.monotonic() + ASK_TIMEOUT_S
+        while True:
+            found = self._admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ASK_TIMEOUT_S)
+            try:
+                return {of.partition: future.result().offset for of, future in found.items()}
+            except KafkaException as error:
+                if error.args[0].code() not in MOVING or time.monotonic() > deadline_s:
+                    raise
+                time.sleep(0.05)
 
     def producer(self, linger_ms: float) -> Producer:
         """Keys lie where Java's and the platform's own clients put them."""
