@@ -31,7 +31,7 @@ PARTITIONS = 4
 MAX_RECORD_BYTES = 1 << 20
 
 
-IDLE_S = 0.5
+IDLE_S = 1.0
 """On Kafka, after how long without a record everything there is has come."""
 
 
@@ -134,10 +134,15 @@ def poll(source: Reader | Consumer, most: int) -> list[Record]:
 
 
 def topic_of(log: Log, topic: str) -> list[Record]:
-    """All records of a topic."""
+    """All records of a topic, up to where it ends when asked."""
+    ends = {TopicPartition(topic, number): mark.end for number, mark in enumerate(log.watermarks(topic))}
     reader = log.reader([topic])
+    records: list[Record] = []
+    deadline_s = time.monotonic() + 60
     try:
-        return read_all(reader)
+        while any(reader.positions()[of] < end for of, end in ends.items()) and time.monotonic() < deadline_s:
+            records += reader.poll(500, 0.2 if on_kafka(log) else 0.0)
+        return records + read_all(reader) if not on_kafka(log) else records
     finally:
         reader.close()
 

@@ -43,6 +43,7 @@ class CommitterThread:
         committed: Callable[[list[Finish], list[Finish], set[PoolState], float], None],
         replace: Callable[[Outgoing, str], Outgoing],
         can_write: Callable[[Outgoing], str],
+        kept: Callable[[list[Finish]], None],
         trouble: Callable[[str], None],
         failed: Callable[[BaseException], None],
         *,
@@ -55,6 +56,7 @@ class CommitterThread:
         self._positions = positions
         self._committed = committed
         self._replace = replace
+        self._kept = kept
         self._aside = SetAside(can_write, lambda finishes: self.submit(finishes, None), replace, trouble)
         self._trouble = trouble
         self._failed = failed
@@ -130,7 +132,7 @@ class CommitterThread:
 
     def _commit(self, finishes: list[Finish]) -> list[Finish]:
         """Commit what can be; returns all that is off our hands then, which leaves out results for a topic that is set aside."""
-        left, ended, delay_s = self._aside.admit(finishes), list[Finish](), 0.05
+        left, ended, delay_s = self._admit(finishes), list[Finish](), 0.05
         while True:
             before = left
             left, positions = self._enter(left)
@@ -151,7 +153,7 @@ class CommitterThread:
                 left = self._after_failure(left, error)
                 ended += _without(before, left)
                 if self._aside.suspect(left):
-                    left = self._aside.admit(left)
+                    left = self._admit(left)
                     continue  # the others' results need not wait
                 # A node that is stopping gives up after a while: uncommitted requests are read again by the next one.
                 if self._stopping and time.monotonic() > self._give_up_s:
@@ -164,6 +166,12 @@ class CommitterThread:
         self._ledger.finished += len(ended)
         self._ledger.finished_bytes += sum(finish.size_bytes for finish in ended)
         return ended
+
+    def _admit(self, finishes: list[Finish]) -> list[Finish]:
+        admitted = self._aside.admit(finishes)
+        if kept := _without(finishes, admitted):
+            self._kept(kept)
+        return admitted
 
     def _after_failure(self, finishes: list[Finish], error: LogUnavailable) -> list[Finish]:
         """What is still to be written: all of it, or, where it may have been written, what the committed positions do not name."""

@@ -89,14 +89,25 @@ class Follower:
 
     def _run(self) -> None:
         try:
-            self._reader = self._log.reader(FOLLOWED)
-            self._follow(self._reader)
-            self._reader.close()
+            self._reader = self._open()
+            if self._reader is not None:
+                self._follow(self._reader)
+                self._reader.close()
         except BaseException as error:  # whatever ends this thread must end the node: it would serve a stale view
             self._failed(error)
 
+    def _open(self) -> Reader | None:
+        """Begin to read, as soon as the log lets us; None when told to stop before."""
+        while not self._stopping.is_set():
+            try:
+                return self._log.reader(FOLLOWED)
+            except LogUnavailable as error:
+                self._trouble(str(error))
+                self._stopping.wait(LOOK_AGAIN_S)
+        return None
+
     def _follow(self, reader: Reader) -> None:
-        troubled = False
+        troubled = True  # perhaps: that it works now is told once in any case
         while not self._stopping.is_set():
             try:
                 records = reader.poll(500, 0.5)

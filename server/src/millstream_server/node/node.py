@@ -264,6 +264,7 @@ class Node(PoolEvents):
                 specs = topic_specs(self.settings.retention_ms, shared=self.log.shared)
                 await asyncio.to_thread(self.log.create_topics, specs)
                 said = await asyncio.to_thread(self.log.about)
+                self._writer_of_results = await asyncio.to_thread(self.log.committer, self.writer)
                 break
             except LogUnavailable as error:
                 if not self.log.shared:
@@ -287,7 +288,7 @@ class Node(PoolEvents):
         settings, loop, clock = self.settings, self._loop, self._clock_ms
         self.follower = Follower(self.log, loop, self._follow, self._thread_trouble("follower"), self._fail_from_thread)
         self.committer = CommitterThread(
-            self.log.committer(self.writer),
+            self._writer_of_results,
             GROUP,
             self.ledger,
             lambda: self.poller.snapshot(),
@@ -295,6 +296,7 @@ class Node(PoolEvents):
             self._committed_in_thread,
             unwritable,
             self.log.can_write,
+            self._set_aside_in_thread,
             self._thread_trouble("committer"),
             self._fail_from_thread,
             interval_s=settings.commit_interval_s,
@@ -496,6 +498,20 @@ class Node(PoolEvents):
     def _drop(self, partitions: frozenset[TopicPartition], epoch: int) -> None:
         self.logbook.write(entry("partitions", f"{len(partitions)} partitions went to other nodes: {_listed(partitions)}"))
         self.intake.drop(partitions, epoch, self.releases.pools())
+
+    def _set_aside_in_thread(self, finishes: list[Finish]) -> None:
+        """On the committer's thread."""
+        self._loop.call_soon_threadsafe(self._set_aside, finishes)
+
+    def _set_aside(self, finishes: list[Finish]) -> None:
+        """Results wait for their reply topic; their pools need not."""
+        ids = tuple(finish.request_id for finish in finishes if finish.request_id)
+        self.logbook.write(entry("set_aside", "its reply topic cannot be written now", level="warning", requests=ids))
+        for pool in self.releases.pools():
+            mine = sum(finish.build_id == pool.release.build_id for finish in finishes)
+            if mine:
+                pool.uncommitted = max(0, pool.uncommitted - mine)
+                pool.pump()
 
     def _committed_in_thread(self, finishes: list[Finish], dropped: list[Finish], pools: set[PoolState], seconds: float) -> None:
         """On the committer's thread."""

@@ -49,8 +49,8 @@ MOST_STAND_INS = 2
 """Workers beyond the spare that are started while others are stalled, so that a few requests that hang hold up nobody else."""
 
 SPARE_AFTER_S, SPARE_AFTER_BACKLOG_S = 3.0, 10.0
-"""When the spare is started after the first worker of a release was ready: at the earliest, and at the latest where that found
-a backlog. On a small machine an import takes half of the cores from whoever works."""
+"""When the spare is started after the first worker of a release was ready and had work: at the earliest, and at the latest where
+that found a backlog. On a small machine an import takes half of the cores from whoever works."""
 
 SPARE_S = 300.0
 """How long after its last request a release keeps a spare worker."""
@@ -152,7 +152,7 @@ class Pool:
         self._early_deaths = 0
         self._starting_at_s = 0.0
         self._ever_ready = False
-        self._first_ready_s = float("inf")
+        self._first_ready_s = self._first_work_s = float("inf")
         self._was_ready = False
         self._load_started: dict[tuple[int, str, int], float] = {}
         self._preparing: set[tuple[int, str, int]] = set()
@@ -188,6 +188,7 @@ class Pool:
             return
         if self.backlog.count:
             self.traffic_s = time.monotonic()
+            self._first_work_s = min(self._first_work_s, self.traffic_s)
         for worker in self._senders():
             while self._send_next(worker):
                 pass
@@ -470,7 +471,7 @@ class Pool:
     def _wanted(self) -> int:
         """Workers that there should be: the spare only where there was traffic lately, and a while after the first one was up."""
         now_s = time.monotonic()
-        up_s = now_s - self._first_ready_s
+        up_s = now_s - max(self._first_ready_s, self._first_work_s)
         settled = up_s >= SPARE_AFTER_S and (up_s >= SPARE_AFTER_BACKLOG_S or self.backlog.full_lane() is None)
         wants_spare = self.has_ready_worker and settled and now_s - self.traffic_s < SPARE_S
         spares = self.limits.spare_workers if wants_spare else 0

@@ -61,7 +61,8 @@ class SetAside:
                 if topic is None:
                     admitted.append(finish)
                 else:
-                    self._waiting[topic].append(finish)
+                    # Its pool is told at once that it waits for no commit of this one, and is not told again.
+                    self._waiting[topic].append(msgspec.structs.replace(finish, build_id=""))
         return admitted
 
     def suspect(self, finishes: Iterable[Finish]) -> bool:

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 
+from millstream_server.adapters.kafka.carrier import Carrier
 from millstream_server.adapters.kafka.errors import FENCED, error_of, translated
 from millstream_server.adapters.kafka.reader import KafkaReader
 from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S, Connection
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 
 TRY_S = 45.0
 """How long a claim is tried again while the cluster cannot be written; below the time that a rebalance waits for a member."""
+
+
+END_TIMEOUT_S = 5.0
+HANG_S = 15.0
+"""After what time a claim's calls are given up; see `carrier`."""
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -53,6 +59,7 @@ class Claims:
         self._writer = writer
         self._max_record_bytes = max_record_bytes
         self._producer: Producer | None = None
+        self._carrier = Carrier("claims")
         self._reader: KafkaReader | None = None
         self._known: dict[str, Claim] = {}
         self._mine: dict[TopicPartition, int] = {}
@@ -96,6 +103,7 @@ class Claims:
             self._producer = None
 
     def close(self) -> None:
+        self._carrier.close()
         if self._reader is not None:
             self._reader.close()
 
@@ -136,10 +144,12 @@ class Claims:
         """Initialise a dead owner's id: its open transaction is aborted, and should it live, its next commit is refused."""
         producer = Producer(self._connection.transactional_producer(transactional_id, self._max_record_bytes))
         try:
-            producer.init_transactions(CALL_TIMEOUT_S)
+            producer.init_transactions(END_TIMEOUT_S)
         except KafkaException as error:
             said = error_of(error)
-            if said is None or said.code() not in FENCED:  # fenced: another new owner is doing the same
+            # Fenced: another new owner is doing the same. In time: its last transaction wrote to a topic that is away, and ends
+            # when that is back; the positions that are read next are decided all the same.
+            if said is None or said.code() not in FENCED | {KafkaError._TIMED_OUT, KafkaError.CONCURRENT_TRANSACTIONS}:
                 raise _told(error, "ending the transaction of a dead owner", transactional_id) from error
 
     def _positions(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, CommitPosition]:
@@ -151,15 +161,24 @@ class Claims:
     def _write(self, claims: dict[TopicPartition, Claim], positions: dict[TopicPartition, CommitPosition], metadata: object) -> None:
         try:
             producer = self._open_producer()
-            producer.begin_transaction()
-            for of, claim in claims.items():
-                producer.produce(CLAIMS, _encode(claim), self._key(of), partition=0)
-            offsets = [KafkaPartition(of.topic, of.partition, positions[of].offset, metadata=positions[of].finished) for of in claims]
-            producer.send_offsets_to_transaction(offsets, metadata, CALL_TIMEOUT_S)
-            producer.commit_transaction(CALL_TIMEOUT_S)
+            self._carrier.call(lambda: self._transact(producer, claims, positions, metadata), HANG_S)
+        except TimeoutError as error:
+            self._producer, self._carrier = None, Carrier("claims")
+            raise LogUnavailable(f"claiming partitions: {error}", where=self._group) from error
         except KafkaException as error:
             self._producer = None  # whatever became of it, a new producer ends it first
             raise _told(error, "claiming partitions", self._group) from error
+
+    def _transact(
+        self, producer: Producer, claims: dict[TopicPartition, Claim], positions: dict[TopicPartition, CommitPosition], metadata: object
+    ) -> None:
+        """All calls of one transaction, on the carrier's thread."""
+        producer.begin_transaction()
+        for of, claim in claims.items():
+            producer.produce(CLAIMS, _encode(claim), self._key(of), partition=0)
+        offsets = [KafkaPartition(of.topic, of.partition, positions[of].offset, metadata=positions[of].finished) for of in claims]
+        producer.send_offsets_to_transaction(offsets, metadata, CALL_TIMEOUT_S)
+        producer.commit_transaction(CALL_TIMEOUT_S)
 
     def _open_producer(self) -> Producer:
         if self._producer is None:

@@ -15,12 +15,25 @@ from confluent_kafka import Consumer as KafkaClient
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 
+from millstream_server.adapters.kafka.carrier import Carrier
 from millstream_server.adapters.kafka.catalog import Catalog
 from millstream_server.adapters.kafka.errors import FENCED, error_of, translated
 from millstream_server.adapters.kafka.groups import group_of
 from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S, Connection
 from millstream_server.core.errors import LogUnavailable, MillstreamError
 from millstream_server.core.log import CommitPosition, Outgoing, Snapshot
+
+ABORT_TIMEOUT_S = 2.0
+
+
+HANG_S = 2 * CALL_TIMEOUT_S + 5
+"""After what time a transaction's calls are given up: each has a shorter limit of its own, which librdkafka does not always keep."""
+
+
+class _Progress:
+    """How far a transaction got: while `ending`, it may have been committed."""
+
+    ending = False
 
 
 class KafkaCommitter:
@@ -37,6 +50,8 @@ class KafkaCommitter:
         self._asker: KafkaClient | None = None
         self._producer: Producer | None = None
         self._turns = itertools.count()
+        self._generation = 0
+        self._carrier = Carrier("results")
         self._new_producer()
 
     def begin(self) -> None:
@@ -63,23 +78,40 @@ class KafkaCommitter:
         if not sent and not positions:
             return
         producer = self._producer or self._new_producer()
-        ending = False
+        progress = _Progress()
         try:
-            producer.begin_transaction()
-            for record, partition in sent:
-                self._produce(producer, record, partition)
-            for name, offsets in _by_group(group, positions).items():
-                metadata = snapshot.handle[name] if snapshot is not None else self._groupless(name)  # type: ignore[index]
-                producer.send_offsets_to_transaction(offsets, metadata, CALL_TIMEOUT_S)
-            ending = True
-            producer.commit_transaction(CALL_TIMEOUT_S)
+            self._carrier.call(lambda: self._transact(producer, sent, group, positions, snapshot, progress), HANG_S)
+        except TimeoutError as error:
+            self._producer, self._carrier = None, Carrier("results")
+            raise LogUnavailable(f"committing results: {error}", where=self._id, indeterminate=progress.ending) from error
         except KeyError as error:  # the snapshot of a consumer that was closed
             self._producer = None
             raise LogUnavailable(f"this process is no member of {error} any more", where=self._id) from error
         except KafkaException as error:
-            if ending or not self._aborted(producer, error):
+            if progress.ending and self._undelivered(producer, error):
+                progress.ending = False
+            elif progress.ending or not self._aborted(producer, error):
                 self._producer = None
-            raise self._failure(error, ending=ending, member=snapshot is not None) from error
+            raise self._failure(error, ending=progress.ending, member=snapshot is not None) from error
+
+    def _transact(
+        self,
+        producer: Producer,
+        sent: Sequence[tuple[Outgoing, int]],
+        group: str,
+        positions: Sequence[CommitPosition],
+        snapshot: Snapshot | None,
+        progress: _Progress,
+    ) -> None:
+        """All calls of one transaction, on the carrier's thread."""
+        producer.begin_transaction()
+        for record, partition in sent:
+            self._produce(producer, record, partition)
+        for name, offsets in _by_group(group, positions).items():
+            metadata = snapshot.handle[name] if snapshot is not None else self._groupless(name)  # type: ignore[index]
+            producer.send_offsets_to_transaction(offsets, metadata, CALL_TIMEOUT_S)
+        progress.ending = True
+        producer.commit_transaction(CALL_TIMEOUT_S)
 
     def initialised(self) -> None:
         """Make sure that what was open is decided: returns when the cluster has ended it one way or the other.
@@ -97,13 +129,15 @@ class KafkaCommitter:
     def close(self) -> None:
         self.abort()
         self._producer = None
+        self._carrier.close()
         if self._asker is not None:
             self._asker.close()
 
     # --- steps ------------------------------------------------------------------------------------------------------------
 
     def _new_producer(self) -> Producer:
-        producer = Producer(self._connection.transactional_producer(self._id, self._max_record_bytes))
+        id = f"{self._id}.{self._generation}" if self._generation else self._id
+        producer = Producer(self._connection.transactional_producer(id, self._max_record_bytes))
         try:
             producer.init_transactions(CALL_TIMEOUT_S)
         except KafkaException as error:
@@ -120,6 +154,23 @@ class KafkaCommitter:
                 return
             except BufferError:
                 producer.poll(0.01)  # the local queue is full: let it drain
+
+    def _undelivered(self, producer: Producer, error: KafkaException) -> bool:
+        """Whether the commit failed before it was asked for, because a topic did not take its records in time.
+
+        The transaction is aborted, but the cluster finishes that only when it can write a mark to that topic too, and refuses
+        further transactions of this id until then: so the next producer gets a new one.
+        """
+        said = error_of(error)
+        if said is None or said.code() not in (KafkaError._INCONSISTENT, KafkaError._MSG_TIMED_OUT):
+            return False
+        self._producer = None
+        self._generation += 1
+        try:
+            producer.abort_transaction(ABORT_TIMEOUT_S)
+        except KafkaException:
+            return True  # it was not committed; what is left of it ends with the transaction timeout
+        return True
 
     def _aborted(self, producer: Producer, error: KafkaException) -> bool:
         """Abort where that is all that is needed, as after a change of the assignment; a new producer would cost more."""

@@ -202,7 +202,8 @@ class KafkaLog:
             producer.abort_transaction(CALL_TIMEOUT_S)
         except KafkaException as error:
             return str(error_of(error) or error)
-        return "" if said == [None] else str(said[0] if said else "the cluster does not answer")
+        failed = said[0] if said else None
+        return failed.name() if failed is not None else "" if said else "the cluster does not answer"
 
     # --- roles ----------------------------------------------------------------------------------------------------------
 
