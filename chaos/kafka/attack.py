@@ -22,6 +22,7 @@ from confluent_kafka import Message
 from blackbox import processes
 from blackbox.matching import match
 from chaos.judge import Acked, Report, judge, judge_trainings
+from chaos.kafka.faults import inject
 from chaos.kafka.ground import Ground
 from chaos.kafka.plan import PARTITIONS, Kind, Requests, Step, Trainings, rounds
 from chaos.kafka.topics import CLAIMS, DLQ, OUTPUT, Following, Sending, node_of, read_all, result_of, wait_decided
@@ -252,8 +253,6 @@ class Attack:
     # --- its course -------------------------------------------------------------------------------------------------------
 
     def _rounds(self) -> None:
-        from chaos.kafka.faults import inject
-
         for number, steps in enumerate(rounds(self.seed, self.kinds, scales=self.most_nodes > 1)):
             for step in steps:
                 if self._errors:
@@ -261,11 +260,11 @@ class Attack:
                 late = number > 0 and time.monotonic() - self._started > self.seconds
                 if late and not (step.kind == "scale" and not step.out):
                     continue
-                self._step(step, inject)
+                self._step(step)
             if time.monotonic() - self._started > self.seconds:
                 return
 
-    def _step(self, step: Step, inject: Callable[[Attack, Step, random.Random], str]) -> None:
+    def _step(self, step: Step) -> None:
         tally = self.tallies[step.kind]
         proof = inject(self, step, random.Random(step.draw))
         tally.injected += 1

@@ -12,15 +12,18 @@ import signal
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaException, Producer
 
 from blackbox import processes
-from chaos.kafka.attack import Attack
 from chaos.kafka.plan import Kind, Step
 from chaos.kafka.proxy import ADD_OFFSETS, ADD_PARTITIONS, END_TXN, INIT_PRODUCER_ID, PRODUCE, TXN_OFFSET_COMMIT, Trap, Writer
 from chaos.kafka.topics import INPUT, leaders
 from chaos.kafka.witness import Book, wait
+
+if TYPE_CHECKING:
+    from chaos.kafka.attack import Attack
 
 TAKE_OVER_S = 40.0
 """How long a dead or frozen node's partitions may take to be claimed by others before the fault counts as toothless."""
