@@ -68,6 +68,8 @@ class Topics:
                 if error.args[0].code() not in MOVING or time.monotonic() > deadline_s:
                     raise
                 time.sleep(0.05)
+                # What the client remembers of the topic is not looked at again by asking for its ends.
+                self._admin.list_topics(topic, timeout=ASK_TIMEOUT_S)
 
     def producer(self, linger_ms: float) -> Producer:
         """Keys lie where Java's and the platform's own clients put them."""
