@@ -25,12 +25,15 @@ def running(tmp_path: Path, kafka_broker: Broker) -> Iterator[Running]:
         "MILLSTREAM_NODE_MAX_BATCH_SIZE": "100",
     }
     running = Running.start(tmp_path / "data", settings)
-    deployed = running.deploy(wheel("1.0.0"))
-    assert deployed.code == 0, deployed.err
-    for tenant in ("flood", "calm"):
-        running.train(tenant, 2.0)
-    yield running
-    assert running.close() == 0
+    try:
+        deployed = running.deploy(wheel("1.0.0"))
+        assert deployed.code == 0, deployed.err
+        for tenant in ("flood", "calm"):
+            running.train(tenant, 2.0)
+        yield running
+    finally:
+        code = running.close()
+    assert code == 0
 
 
 def topic_ends(running: Running, topic: str) -> int:

@@ -22,17 +22,20 @@ DELIVERY_S = 2.0
 def running(tmp_path: Path, kafka_cluster: Cluster) -> Iterator[Running]:
     """A node on three brokers, one of which is dead: it alone had the topic `ml.reply.stuck`."""
     running = Running.start(tmp_path / "data", {"MILLSTREAM_KAFKA_BOOTSTRAP": kafka_cluster.bootstrap})
-    deployed = running.deploy(wheel("1.0.0"))
-    assert deployed.code == 0, deployed.err
-    running.train("t", 2.0)
-    admin = AdminClient({"bootstrap.servers": kafka_cluster.bootstrap})
-    dead = kafka_cluster.brokers[2]
-    stuck = NewTopic("ml.reply.stuck", num_partitions=1, replica_assignment=[[dead.node_id]])
-    admin.create_topics([stuck])["ml.reply.stuck"].result()
-    dead.kill()
-    wait_for(lambda: answered_within(running, 1.0), 60, "an answer within a second after the loss of a broker", every_s=0.5)
-    yield running
-    assert running.close() == 0
+    try:
+        deployed = running.deploy(wheel("1.0.0"))
+        assert deployed.code == 0, deployed.err
+        running.train("t", 2.0)
+        admin = AdminClient({"bootstrap.servers": kafka_cluster.bootstrap})
+        dead = kafka_cluster.brokers[2]
+        stuck = NewTopic("ml.reply.stuck", num_partitions=1, replica_assignment=[[dead.node_id]])
+        admin.create_topics([stuck])["ml.reply.stuck"].result()
+        dead.kill()
+        wait_for(lambda: answered_within(running, 1.0), 60, "an answer within a second after the loss of a broker", every_s=0.5)
+        yield running
+    finally:
+        code = running.close()
+    assert code == 0
 
 
 def answered_within(running: Running, wait_s: float) -> bool:
