@@ -32,7 +32,7 @@ TRY_S = 45.0
 
 
 END_TIMEOUT_S = 5.0
-HANG_S = 15.0
+HANG_S = 8.0
 """After what time a claim's calls are given up; see `carrier`."""
 
 

@@ -26,8 +26,9 @@ from millstream_server.core.log import CommitPosition, Outgoing, Snapshot
 ABORT_TIMEOUT_S = 2.0
 
 
-HANG_S = 2 * CALL_TIMEOUT_S + 5
-"""After what time a transaction's calls are given up: each has a shorter limit of its own, which librdkafka does not always keep."""
+HANG_S = 8.0
+"""After what time a transaction's calls are given up: each has a limit of its own, which librdkafka does not always keep. Longer than
+a dead broker's partitions need to get new leaders, short enough that results go on soon after."""
 
 
 class _Progress:

@@ -36,6 +36,11 @@ from millstream_server.core.log import (
 
 _EARLIEST, _LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
+MOVING = frozenset(
+    {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError._NOENT, KafkaError.UNKNOWN_TOPIC_OR_PART}
+)
+"""What is said of a partition that has no leader this moment, or is not known to every broker yet."""
+
 FAST_SESSION_S = 10.0
 """The next generation of the group protocol is used where the broker declares a member dead within this time."""
 
@@ -130,7 +135,7 @@ class KafkaLog:
                 return [futures[place].result().offset for place in places]
             except KafkaException as error:
                 said = error_of(error)
-                moving = said is not None and said.code() in (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+                moving = said is not None and said.code() in MOVING
                 if not moving or time.monotonic() > deadline_s:
                     raise self._told(error, "reading the ends of a topic", places[0].topic) from error
                 time.sleep(0.05)
