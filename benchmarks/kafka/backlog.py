@@ -22,7 +22,7 @@ GROWTH_LIMIT_MB = 24.0
 RATE_LIMIT = 0.8
 SMALL, LARGE = 100_000, 1_000_000
 QUICK_SMALL, QUICK_LARGE = 5_000, 30_000
-SILENCE_S = 60.0
+SILENCE_S = 120.0
 
 
 def measure(quick: bool) -> Iterator[Figure]:

@@ -40,7 +40,8 @@ QUICK_COUNT = 10_000
 CONTENDERS = {"lr": [BARE_100MS, BARE_BATCH, PROBE, BY_HAND, QUIX], "rf": [BARE_100MS, PROBE]}
 ROUNDS, QUICK_ROUNDS = 3, 1
 KEPT = grounds.ROOT.parent / "shared" / "bench" / "kafka" / "contenders" / "bare.py"
-SILENCE_S = 40.0
+START_S, SILENCE_S = 180.0, 40.0
+"""How long the first result may take on a busy machine, and how long no other one may come."""
 MILLSTREAM = "millstream"
 Sample = tuple[float, float]
 """Unix milliseconds, and CPU seconds used until then."""
@@ -158,7 +159,7 @@ def sample(topics: Topics, topic: str, before: Mapping[int, int], count: int, pi
             if now != reached:
                 reached, changed_s = now, time.monotonic()
         quiet_s = time.monotonic() - changed_s
-        if (reached >= count and quiet_s > 1.0) or quiet_s > SILENCE_S or not alive():
+        if (reached >= count and quiet_s > 1.0) or quiet_s > (SILENCE_S if reached else START_S) or not alive():
             return samples
         time.sleep(0.1)
 
