@@ -146,7 +146,7 @@ final class ReplyReader implements AutoCloseable {
       make();
       partitions = partitions(reading);
       if (partitions.isEmpty()) {
-        throw new KafkaException("topic " + topic + " is made and not seen yet");
+        throw new KafkaException("topic " + topic + " is there and not seen yet");
       }
     }
     reading.assign(partitions);
@@ -181,8 +181,8 @@ final class ReplyReader implements AutoCloseable {
     if (System.nanoTime() - partitionsSeenAt > LOOK_FOR_PARTITIONS.toNanos()) {
       List<TopicPartition> partitions = partitions(reading);
       if (partitions.isEmpty()) {
-        next.clear();
-        throw new KafkaException("topic " + topic + " is gone");
+        // Removed, or a broker that is just starting does not know it yet: `begin` finds out.
+        throw new KafkaException("topic " + topic + " is not there");
       }
       if (partitions.size() > reading.assignment().size()) {
         List<TopicPartition> added = new ArrayList<>(partitions);
@@ -224,6 +224,7 @@ final class ReplyReader implements AutoCloseable {
     NewTopic wanted = new NewTopic(topic, Optional.of(1), Optional.empty()).configs(TOPIC);
     try (Admin admin = Admin.create(KafkaProperties.admin(settings))) {
       admin.createTopics(List.of(wanted)).all().get();
+      next.clear(); // of the topic that was there before
       Callbacks.LOG.info("made the reply topic {}", topic);
     } catch (ExecutionException error) {
       if (!(error.getCause() instanceof TopicExistsException)) {
