@@ -37,14 +37,17 @@ def measure(quick: bool) -> Iterator[Figure]:
             stream = Stream(made.topics)
             with Watching(made.topics, OUTPUT, stream.see):
                 stream.start()
-                time.sleep(WARM_UP_S + quiet_s)
+                wait_for(stream.caught_up, 120, "the first answers")
+                time.sleep(WARM_UP_S)
+                quiet_from_s = time.perf_counter()
+                time.sleep(quiet_s)
                 flooded_at_s = time.perf_counter()
                 made.topics.fill(INPUT, rows("a", "flood", flood))
                 say(f"the flood was sent within {time.perf_counter() - flooded_at_s:.1f} s")
                 time.sleep(max(0.0, flooded_at_s + SETTLING_S + flooded_s - time.perf_counter()))
                 stream.finish()
                 unanswered = flood - stream.others
-    quiet_ms = stream.waits_ms(stream.started_s + WARM_UP_S, flooded_at_s)
+    quiet_ms = stream.waits_ms(quiet_from_s, flooded_at_s)
     flooded_ms = stream.waits_ms(flooded_at_s + SETTLING_S, float("inf"))
     if unanswered <= 0:
         raise RuntimeError(f"the flood of {flood} requests was over before the measuring was")
@@ -91,6 +94,10 @@ class Stream:
             self._sent_s[f"b-{number}"] = time.perf_counter()
             self._producer.produce(INPUT, value, key)
             self._producer.poll(0)
+
+    def caught_up(self) -> bool:
+        """Whether answers come and all but the newest requests have one."""
+        return len(self._seen_s) > 0 and len(self._sent_s) - len(self._seen_s) < RATE // 5
 
     def finish(self) -> None:
         """Send no more, and wait until everything sent is answered.

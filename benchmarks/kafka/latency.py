@@ -47,10 +47,14 @@ def open_loop(topics: Topics, name: str, rate: int, seconds: float) -> list[floa
         seen_s.setdefault(result.id, at_s)
 
     count = int(rate * (seconds + WARM_UP_S))
-    drawn = list(ground.requests(f"{name}-{time.time_ns()}", count))
+    run = f"{name}-{time.time_ns()}"
+    drawn = list(ground.requests(run, count))
     producer = topics.producer(linger_ms=0 if rate < 1000 else 2)
     with Watching(topics, OUTPUT, see):
-        time.sleep(1.0)  # connections are made before the first request
+        # Connections are made, and a worker is there, before the first request that counts.
+        topics.fill(INPUT, ground.requests(f"first-{run}", 1))
+        wait_for(lambda: bool(seen_s), 120, "the first answer")
+        seen_s.clear()
         started_s = time.perf_counter()
         for number, (key, value) in enumerate(drawn):
             time.sleep(max(0.0, started_s + number / rate - time.perf_counter()))
