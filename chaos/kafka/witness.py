@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -67,20 +68,27 @@ def node_of(writer: str) -> str:
     return writer.removeprefix(GROUP + ".").rpartition(".")[0]
 
 
+TELLING = re.compile(rb'"event":"(trouble|worker_ended|node_started)"')
+"""Lines that prove something; a node writes many more."""
+
+
 class Book:
-    """The readable log of one node, from the moment on at which this was made."""
+    """The readable log of one node, from the moment on at which this was made; what was read once is kept."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._from = path.stat().st_size if path.exists() else 0
+        self._next = path.stat().st_size if path.exists() else 0
+        self._lines: list[dict[str, object]] = []
 
     def lines(self) -> list[dict[str, object]]:
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._from)
-            whole = file.read().split(b"\n")[:-1]
-        return [json.loads(line) for line in whole if b'"event":"commit"' not in line and line.startswith(b"{")]
+        """The telling lines so far."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._next)
+                whole, ended, _ = file.read().rpartition(b"\n")
+            self._next += len(whole) + len(ended)
+            self._lines += [json.loads(line) for line in whole.split(b"\n") if TELLING.search(line)]
+        return self._lines
 
     def trouble(self, *words: str) -> str:
         """The first line that tells of trouble, with one of the words where some are given; empty where there is none."""
