@@ -6,10 +6,10 @@ A page is one terminal: its blocks run in order, in an empty folder, with a fres
     ```python file=PATH   any language: the block is written to PATH, in the folder in which the terminal is
     all other blocks      are read by people only
 
-A command that ends in " &" stays in the background: the lines below it are what it says within START_S, more may follow (where it ends in
-"> FILE 2>&1 &", what FILE gets); at the end of the page it gets SIGTERM, if it is still there, and must exit with 0. A command whose shown output has a line that begins with "error[" must fail,
-every other one must succeed. In shown output "..." stands for any text of a line, and alone on a line for any number of lines;
-what differs from run to run is made equal on both sides by VARYING.
+A command that ends in " &" stays in the background: the lines below it are what it says within START_S, more may follow (where it
+ends in "> FILE 2>&1 &", what FILE gets); at the end of the page it gets SIGTERM, if it is still there, and must exit with 0. A command
+whose shown output has a line that begins with "error[" must fail, every other one must succeed. In shown output "..." stands for any
+text of a line, and alone on a line for any number of lines; what differs from run to run is made equal on both sides by VARYING.
 """
 
 from __future__ import annotations
