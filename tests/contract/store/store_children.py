@@ -16,7 +16,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.synchronize import Barrier, Event, Semaphore
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from millstream_server.adapters.sql import SqlStore
 from millstream_server.core.errors import Invalid, Unavailable
@@ -48,6 +48,12 @@ def started(*children: ForkServerProcess) -> Iterator[None]:
             child.kill()
             child.join()
             child.close()
+
+
+def hear(told: Connection) -> Any:
+    """What a process tells next; one that ended without telling fails the test that waits."""
+    assert told.poll(30)
+    return told.recv()
 
 
 def open_in_step(url: str, start: Barrier, told: Connection) -> None:

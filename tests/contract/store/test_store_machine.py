@@ -219,6 +219,6 @@ def test_random_histories_end_as_the_model_says(store_kind: str, make_database: 
             store.close()
 
     machine = type("HistoriesOfOneStore", (Histories,), {"fresh": staticmethod(fresh)})
-    examples = {"sqlite": 40, "postgresql": 20}[store_kind]  # a server makes and opens a store in four times the time of a file
+    examples = {"sqlite": 40, "postgresql": 12}[store_kind]  # a server makes and opens a store in four times the time of a file
     quick = settings(max_examples=examples, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     run_state_machine_as_test(machine, settings=quick)

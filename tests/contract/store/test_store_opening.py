@@ -14,7 +14,7 @@ from millstream_server.core.errors import Unavailable
 from millstream_server.core.store import Store
 from sqlalchemy import inspect, update
 from store_cases import answers, package_state, running, stored_run, submit, succeed
-from store_children import processes, started
+from store_children import hear, processes, started
 
 MakeStore = Callable[[], Store]
 
@@ -70,7 +70,7 @@ def test_nodes_that_start_at_once_make_one_store(store_url: str) -> None:
     nodes = [processes.Process(target=store_children.open_in_step, args=(store_url, barrier, told)) for _ in range(count)]
 
     with started(*nodes):
-        ids = {heard.recv() for _ in nodes}
+        ids = {hear(heard) for _ in nodes}
 
     assert len(ids) == 1
     with closing(SqlStore.open(store_url, create=False)) as store:

@@ -20,7 +20,7 @@ from millstream_server.core.model import ModelState
 from millstream_server.core.run import Run, RunRequest
 from millstream_server.core.store import RunEnd
 from store_cases import ANSWERS, answered, answers, package_state, running, stored_run, submit, succeed, trained
-from store_children import processes, started
+from store_children import hear, processes, started
 from store_wire import Cut, Wire
 
 from blackbox.postgres import Postgres
@@ -253,7 +253,7 @@ def test_a_node_frozen_in_the_middle_of_a_transaction_holds_nobody_up(store: Sql
         assert time.monotonic() - began_s < adapter.LOCK_TIMEOUT_S
         assert store.end_attempt("r1", 1, RunEnd("lost"), answers, 3_000) == "QUEUED"
         os.kill(node.pid, signal.SIGCONT)
-        assert [heard.recv(), heard.recv()] == ["store_unavailable", None]
+        assert [hear(heard), hear(heard)] == ["store_unavailable", None]
 
     assert answered(store) == [("req-2", "r2 FAILED")]
 

@@ -23,7 +23,7 @@ from millstream_server.core.store import RunEnd
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import text
 from store_cases import answered, answers, running, submit
-from store_children import processes, started
+from store_children import hear, processes, started
 
 from blackbox.postgres import ADMIN, PASSWORD, USER, Postgres
 
@@ -195,7 +195,7 @@ def test_nodes_that_start_at_once_make_one_store_whatever_the_server_would_do(po
     nodes = [processes.Process(target=store_children.open_in_step, args=(store_url, barrier, told)) for _ in range(4)]
 
     with started(*nodes):
-        assert len({heard.recv() for _ in nodes}) == 1
+        assert len({hear(heard) for _ in nodes}) == 1
 
 
 def test_thirty_threads_share_eight_connections(postgres: Postgres, store: SqlStore, store_url: str) -> None:

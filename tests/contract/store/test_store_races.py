@@ -11,7 +11,7 @@ from millstream_server.core.log import MODELS, RELEASES, Outgoing
 from millstream_server.core.run import ENDED, Run, RunRequest
 from millstream_server.core.store import OutboxRow, RunEnd, Store
 from store_cases import ANSWERS, LEASE_S, answered, answers, claim, running, submit
-from store_children import processes, started
+from store_children import hear, processes, started
 
 ROUNDS = 20
 LIVES = 30
@@ -33,7 +33,7 @@ def test_of_two_processes_that_claim_a_run_one_gets_it(make_store: MakeStore, st
         for number in range(ROUNDS):
             submit(store, f"r{number}", number)
             barrier.wait(30)
-            got = [heard.recv() for heard, _ in pipes]
+            got = [hear(heard) for heard, _ in pipes]
             assert sorted(got, key=lambda run: run is None) == [(f"r{number}", 1), None]
 
 
@@ -52,7 +52,7 @@ def test_of_two_processes_that_claim_a_lapsed_run_one_gets_it(make_store: MakeSt
             running(store, f"r{number}", number, node="lost", now_ms=1_000)
             assert store.renew_run(f"r{number}", 1, -LEASE_S, 1_000) is not None  # a lease that lapsed long ago
             barrier.wait(30)
-            got = [heard.recv() for heard, _ in pipes]
+            got = [hear(heard) for heard, _ in pipes]
             assert sorted(got, key=lambda run: run is None) == [(f"r{number}", 2), None]
 
 
@@ -68,7 +68,7 @@ def test_processes_that_submit_one_key_share_one_run(make_store: MakeStore, stor
 
     with started(*doors):
         for number in range(ROUNDS):
-            (run,) = {heard.recv() for heard, _ in pipes}
+            (run,) = {hear(heard) for heard, _ in pipes}
             assert [request.offset for request in store.run_requests(run)] == [number, 1_000 + number]
 
     assert store.count_runs()["QUEUED"] == ROUNDS
@@ -99,7 +99,7 @@ def test_of_two_processes_that_save_a_revision_one_wins(make_store: MakeStore, s
 
     with started(*writers):
         for _ in range(ROUNDS):
-            assert sorted(heard.recv() for heard, _ in pipes) == [False, True]
+            assert sorted(hear(heard) for heard, _ in pipes) == [False, True]
 
 
 def test_outbox_numbers_are_in_the_order_of_commits(make_store: MakeStore, store_url: str) -> None:
@@ -140,7 +140,7 @@ def test_of_two_processes_that_take_a_lapsed_lease_one_gets_it(make_store: MakeS
 
     with started(*nodes):
         for _ in range(ROUNDS):
-            assert sorted(heard.recv() for heard, _ in pipes) == [False, True]
+            assert sorted(hear(heard) for heard, _ in pipes) == [False, True]
 
 
 def test_processes_that_submit_one_record_make_one_run_and_owe_one_answer(make_store: MakeStore, store_url: str) -> None:
@@ -155,7 +155,7 @@ def test_processes_that_submit_one_record_make_one_run_and_owe_one_answer(make_s
 
     with started(*nodes):
         for number in range(ROUNDS):
-            (run,) = {heard.recv() for heard, _ in pipes}
+            (run,) = {hear(heard) for heard, _ in pipes}
             assert [request.offset for request in store.run_requests(run)] == [number]
 
     assert store.count_runs()["QUEUED"] == ROUNDS
@@ -173,7 +173,7 @@ def test_a_run_ends_or_is_taken_over_but_not_both(make_store: MakeStore, store_u
             running(store, f"r{number}", number, node="n1")
             barrier.wait(30)
             taken = claim(store, "n2", lapsed_ms)
-            assert (heard.recv(), taken and taken.attempt) in [("FAILED", None), (None, 2)]
+            assert (hear(heard), taken and taken.attempt) in [("FAILED", None), (None, 2)]
             if taken is not None:
                 assert store.end_attempt(taken.run, 2, RunEnd("failed"), answers, lapsed_ms) == "FAILED"
 
@@ -192,7 +192,7 @@ def test_a_run_is_cancelled_or_told_of_it(make_store: MakeStore, store_url: str)
             submit(store, f"r{number}", number)
             barrier.wait(30)
             claimed = claim(store)
-            assert (heard.recv(), claimed and claimed.run) in [("CANCELLED", None), ("RUNNING", f"r{number}")]
+            assert (hear(heard), claimed and claimed.run) in [("CANCELLED", None), ("RUNNING", f"r{number}")]
             if claimed is not None:
                 renewed = store.renew_run(claimed.run, 1, LEASE_S, 2_000)
                 assert renewed is not None
