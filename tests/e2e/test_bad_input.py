@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from blackbox.kafka import Broker
 from running_platform import INPUT, OUTPUT, Request, Running, command_in, wheel
 
 from blackbox.command import Platform, child_environment, shipped_command
+from blackbox.kafka import Broker
 from blackbox.processes import workers
 from blackbox.stream import wait_for
 

@@ -256,23 +256,30 @@ class Poller:
         return due
 
     def _run_alone(self, consumer: Consumer) -> None:
-        """Hand over one request of each partition in quarantine, marked first; one that ended enough nodes is dead."""
+        """Hand over one request of one partition in quarantine, marked first; one that ended enough nodes is dead."""
+        trackers = self._ledger.trackers
+        with self._ledger.lock:
+            if any(quarantine.runs(trackers[of]) for of, quarantine in self._quarantines.items()):
+                return
         for of, quarantine in list(self._quarantines.items()):
             with self._ledger.lock:
-                tracker = self._ledger.trackers[of]
-                found = quarantine.next(tracker)
-                over = found is None and quarantine.is_over(tracker)
-                base, coded = tracker.position()
-            if over:
-                del self._quarantines[of]
+                found = quarantine.next(trackers[of])
+                base, coded = trackers[of].position()
             if found is None:
+                rest = quarantine.rest()
+                if rest is not None:
+                    del self._quarantines[of]
+                    self._hand_over(consumer, rest)
                 continue
             record, deaths = found
             if deaths >= self._max_attempts:
+                quarantine.found()
                 self._hand_over(consumer, [record], deaths=deaths)
                 continue
             consumer.mark(CommitPosition(of.topic, of.partition, base, marked(coded, record.offset, deaths)))
             self._hand_over(consumer, [record])
+            self._quarantines[of] = self._quarantines.pop(of)  # the next one's turn
+            return
 
     def _hand_over(self, consumer: Consumer, records: list[Record], *, deaths: int = 0) -> None:
         """Enter records in the ledger, leave out those that the committed finished set names, and give the loop the rest."""
@@ -314,8 +321,7 @@ class Poller:
             suspect, deaths = mark_of(position.finished) or (-1, 0)
             if position.deaths >= DEATHS:
                 # The mark tells of deaths before this one; that of an owner who released the partition in order is not counted.
-                end = self._log.watermarks(of.topic)[of.partition].end
-                self._quarantines[of] = Quarantine(end, suspect, deaths + 1)
+                self._quarantines[of] = Quarantine(position.offset, suspect, deaths + 1)
         if self._consumer is not None:
             held_back = came if self.paused else [of for of in came if of.topic == OVERFLOW and not self._overflow_open]
             self._consumer.pause(held_back)

@@ -2,8 +2,9 @@
 ends nodes is known.
 
 Before a request is handed over, its offset and how many nodes it has ended already are committed with the partition's position;
-so the next owner knows what ran when this one dies. A request that ended `max_attempts` nodes running so is dead. Lives on the
-poller's thread. Source: DESIGN §4.7.
+so the next owner knows what ran when this one dies. A node runs one such request at a time, over all its partitions: a poison on
+one partition ends the node before the heads of others have moved, and these must not be charged with its deaths. A request that
+ended `max_attempts` nodes running so is dead. Lives on the poller's thread. Source: DESIGN §4.7.
 """
 
 from __future__ import annotations
@@ -16,40 +17,50 @@ from millstream_server.core.offsets import OffsetTracker
 DEATHS = 3
 """Owners that may die at the same lowest unfinished offset before a partition is put in quarantine."""
 
+WATCHED = 500
+"""Offsets from the lowest unfinished one on that run one at a time: what dead owners are likely to have had in workers. One that
+lies further on is found by further deaths."""
+
 
 class Quarantine:
     """One partition in quarantine.
 
     Args:
-        end: where the partition ended when it came: what lies behind was not there when nodes died.
+        start: its lowest unfinished offset when it came.
         suspect: the offset that ran when the last owner died, or -1.
         deaths: of owners while it ran alone, that one included.
     """
 
-    def __init__(self, end: int, suspect: int, deaths: int) -> None:
-        self._end = end
+    def __init__(self, start: int, suspect: int, deaths: int) -> None:
+        self._end = start + WATCHED
         self._suspect = suspect
         self._deaths = deaths
         self._waiting: deque[Record] = deque()
         self._running = -1
-        self._seen = -1
+        self._found = False
 
     def put(self, record: Record) -> None:
         self._waiting.append(record)
-        self._seen = max(self._seen, record.offset)
+
+    def runs(self, tracker: OffsetTracker) -> bool:
+        """Whether one of its requests runs now."""
+        return self._running >= 0 and not tracker.is_finished(self._running)
 
     def next(self, tracker: OffsetTracker) -> tuple[Record, int] | None:
-        """The next request to run, once the one before it has ended, and how many nodes it has ended alone."""
-        if self._running >= 0 and not tracker.is_finished(self._running):
-            return None
-        while self._waiting:
+        """The next request to run, and how many nodes it has ended alone; None when none waits, or the quarantine is over."""
+        while self._waiting and not self._found and self._waiting[0].offset < self._end:
             record = self._waiting.popleft()
             if not tracker.is_finished(record.offset):
                 self._running = record.offset
                 return record, self._deaths if record.offset == self._suspect else 0
         return None
 
-    def is_over(self, tracker: OffsetTracker) -> bool:
-        """Everything that was there when the partition came has ended."""
-        ended = self._running < 0 or tracker.is_finished(self._running)
-        return not self._waiting and ended and max(self._seen + 1, tracker.position()[0]) >= self._end
+    def found(self) -> None:
+        """The request that ends nodes is known: the others may run as usual again."""
+        self._found = True
+
+    def rest(self) -> list[Record] | None:
+        """When the quarantine is over, what still waits; else None."""
+        if self._found or (self._waiting and self._waiting[0].offset >= self._end):
+            return list(self._waiting)
+        return None
