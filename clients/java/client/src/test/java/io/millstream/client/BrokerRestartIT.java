@@ -13,7 +13,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /** The cluster comes and goes; the client stays. On a broker of its own, with a node on it. */
-@Timeout(180)
+@Timeout(300)
 class BrokerRestartIT {
   private static final PipelineRequest REQUEST = PipelineRequest.of("java_echo", Map.of("text", "a")).deadline(Duration.ofSeconds(100));
 

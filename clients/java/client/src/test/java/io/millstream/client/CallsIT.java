@@ -28,7 +28,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
 /** Calls to a node that works: what comes back, in every way in which a request can end. */
-@Timeout(60)
+@Timeout(180)
 class CallsIT {
   private static final TraceContext TRACE = new TraceContext("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "vendor=1");
   private static NodeProcess node;
@@ -313,7 +313,7 @@ class CallsIT {
   // --- what the tests share --------------------------------------------------------------------------------------------------
 
   private static <T> T join(CompletableFuture<T> future) {
-    return future.orTimeout(40, TimeUnit.SECONDS).join();
+    return future.orTimeout(90, TimeUnit.SECONDS).join();
   }
 
   private static Throwable failure(CompletableFuture<?> future) {

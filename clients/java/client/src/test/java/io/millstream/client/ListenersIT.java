@@ -31,7 +31,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /** Results that no future waits for, and results that are not what they seem. */
-@Timeout(60)
+@Timeout(180)
 class ListenersIT {
   private static NodeProcess node;
 
@@ -76,12 +76,12 @@ class ListenersIT {
       }
       sent.add(millstream.send(PipelineRequest.of("java_raise", Map.of("message", "on purpose")).id("bad")));
       for (CompletableFuture<Receipt> receipt : sent) {
-        receipts.add(receipt.get(30, TimeUnit.SECONDS).record());
+        receipts.add(receipt.get(60, TimeUnit.SECONDS).record());
       }
 
       Set<RecordRef> answered = new HashSet<>();
       for (int number = 0; number < sent.size(); number++) {
-        answered.add(resultOf(told.poll(30, TimeUnit.SECONDS)).record());
+        answered.add(resultOf(told.poll(60, TimeUnit.SECONDS)).record());
       }
 
       assertEquals(receipts, answered);
@@ -96,9 +96,9 @@ class ListenersIT {
     BlockingQueue<PipelineResult<Echo>> echoes = new LinkedBlockingQueue<>();
     try (Millstream millstream = new MillstreamClient(Harness.properties())) {
       Receipt receipt =
-          millstream.send(PipelineRequest.of("java_echo", new Say("a", 3)), Echo.class, echoes::add).get(30, TimeUnit.SECONDS);
+          millstream.send(PipelineRequest.of("java_echo", new Say("a", 3)), Echo.class, echoes::add).get(60, TimeUnit.SECONDS);
 
-      PipelineResult<Echo> echo = echoes.poll(30, TimeUnit.SECONDS);
+      PipelineResult<Echo> echo = echoes.poll(60, TimeUnit.SECONDS);
 
       assertEquals("aaa", echo.value().text());
       assertEquals(receipt.record(), echo.record());
@@ -111,14 +111,14 @@ class ListenersIT {
   @Test
   void cancelledCallIsAnsweredToTheListener() throws Exception {
     try (Millstream millstream = new MillstreamClient(ClientSettings.of(Harness.properties()).listener(listener))) {
-      assertEquals(node.name, millstream.call(PipelineRequest.of("java_nothing"), JsonNode.class).get(30, TimeUnit.SECONDS).node());
+      assertEquals(node.name, millstream.call(PipelineRequest.of("java_nothing"), JsonNode.class).get(60, TimeUnit.SECONDS).node());
       CompletableFuture<PipelineResult<String>> future = millstream.call(PipelineRequest.of("java_sleep", new Sleep(1)).id("late"), String.class);
 
       future.cancel(true);
 
       assertEquals(0, millstream.waiting());
       assertThrows(CancellationException.class, () -> future.get(1, TimeUnit.SECONDS));
-      PipelineResult<?> late = resultOf(told.poll(30, TimeUnit.SECONDS));
+      PipelineResult<?> late = resultOf(told.poll(60, TimeUnit.SECONDS));
       assertEquals("late", late.id());
       assertNull(told.poll(300, TimeUnit.MILLISECONDS), "results that were waited for are not told");
     }
@@ -133,7 +133,7 @@ class ListenersIT {
     Properties properties = Harness.properties();
     try (Millstream millstream = new MillstreamClient(ClientSettings.of(properties).listener(listener));
         KafkaProducer<byte[], byte[]> stranger = producer(properties)) {
-      assertEquals(node.name, millstream.call(PipelineRequest.of("java_nothing"), JsonNode.class).get(30, TimeUnit.SECONDS).node());
+      assertEquals(node.name, millstream.call(PipelineRequest.of("java_nothing"), JsonNode.class).get(60, TimeUnit.SECONDS).node());
       String topic = "ml.reply." + properties.getProperty("millstream.client");
       CompletableFuture<PipelineResult<String>> asked = millstream.call(PipelineRequest.of("java_sleep", new Sleep(1.5)).id("x"), String.class);
       String forged =
@@ -142,14 +142,14 @@ class ListenersIT {
       for (byte[] value : List.of(forged.getBytes(StandardCharsets.UTF_8), "no result".getBytes(StandardCharsets.UTF_8), new byte[0])) {
         stranger.send(new ProducerRecord<>(topic, "x".getBytes(StandardCharsets.UTF_8), value)).get();
       }
-      PipelineResult<?> news = (PipelineResult<?>) told.poll(30, TimeUnit.SECONDS);
+      PipelineResult<?> news = (PipelineResult<?>) told.poll(60, TimeUnit.SECONDS);
       assertEquals("stranger", news.node());
 
-      PipelineResult<String> result = asked.get(30, TimeUnit.SECONDS);
+      PipelineResult<String> result = asked.get(60, TimeUnit.SECONDS);
       assertEquals("awake", result.value());
       assertEquals(node.name, result.node());
       stranger.send(new ProducerRecord<>(topic, result.json().toString().getBytes(StandardCharsets.UTF_8))).get();
-      PipelineResult<JsonNode> after = millstream.call(PipelineRequest.of("java_nothing"), JsonNode.class).get(30, TimeUnit.SECONDS);
+      PipelineResult<JsonNode> after = millstream.call(PipelineRequest.of("java_nothing"), JsonNode.class).get(60, TimeUnit.SECONDS);
 
       assertEquals(node.name, after.node());
       assertNull(told.poll(300, TimeUnit.MILLISECONDS), "a copy was told");
@@ -161,8 +161,8 @@ class ListenersIT {
   void sameIdAgainIsAnotherRequest() throws Exception {
     try (Millstream millstream = new MillstreamClient(Harness.properties())) {
       PipelineRequest request = PipelineRequest.of("java_echo", new Say("a", 1)).id("again");
-      PipelineResult<Echo> first = millstream.call(request, Echo.class).get(30, TimeUnit.SECONDS);
-      PipelineResult<Echo> second = millstream.call(request.params(new Say("b", 1)), Echo.class).get(30, TimeUnit.SECONDS);
+      PipelineResult<Echo> first = millstream.call(request, Echo.class).get(60, TimeUnit.SECONDS);
+      PipelineResult<Echo> second = millstream.call(request.params(new Say("b", 1)), Echo.class).get(60, TimeUnit.SECONDS);
 
       assertEquals("a", first.value().text());
       assertEquals("b", second.value().text());
@@ -181,11 +181,11 @@ class ListenersIT {
         };
     try (Millstream millstream = new MillstreamClient(ClientSettings.of(Harness.properties()).listener(slow).maxWaiting(2))) {
       for (int number = 0; number < 40; number++) {
-        millstream.send(PipelineRequest.of("java_echo", new Say("n" + number, 1))).get(30, TimeUnit.SECONDS);
+        millstream.send(PipelineRequest.of("java_echo", new Say("n" + number, 1))).get(60, TimeUnit.SECONDS);
       }
 
       for (int number = 0; number < 40; number++) {
-        assertEquals(node.name, resultOf(told.poll(30, TimeUnit.SECONDS)).node());
+        assertEquals(node.name, resultOf(told.poll(60, TimeUnit.SECONDS)).node());
       }
     }
   }
@@ -196,7 +196,7 @@ class ListenersIT {
     Properties properties = Harness.properties();
     properties.setProperty("millstream.replies", "none");
     try (Millstream millstream = new MillstreamClient(properties)) {
-      Receipt receipt = millstream.send(PipelineRequest.of("java_nothing")).get(30, TimeUnit.SECONDS);
+      Receipt receipt = millstream.send(PipelineRequest.of("java_nothing")).get(60, TimeUnit.SECONDS);
 
       assertEquals("ml.pipeline.input", receipt.record().topic());
       assertThrows(IllegalStateException.class, () -> millstream.call(PipelineRequest.of("java_nothing"), JsonNode.class));
@@ -211,7 +211,7 @@ class ListenersIT {
     try (Millstream millstream = new MillstreamClient(properties)) {
       CompletableFuture<?> asked = millstream.call(PipelineRequest.of("java_nothing").deadline(Duration.ofSeconds(2)), JsonNode.class);
 
-      ExecutionException ended = assertThrows(ExecutionException.class, () -> asked.get(30, TimeUnit.SECONDS));
+      ExecutionException ended = assertThrows(ExecutionException.class, () -> asked.get(60, TimeUnit.SECONDS));
 
       DeadlineException late = assertInstanceOf(DeadlineException.class, ended.getCause());
       assertEquals(true, late.getMessage().contains("there is no topic ml.reply.nobody-made-this"), late.getMessage());

@@ -10,7 +10,7 @@ import java.util.concurrent.TimeUnit;
 
 /** A process {@code millstream node} that a test started, under a name that nobody else has. */
 final class NodeProcess implements AutoCloseable {
-  private static final long START_S = 60;
+  private static final long START_S = 120;
   private static int started;
 
   final String name;

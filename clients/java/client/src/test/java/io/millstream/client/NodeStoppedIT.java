@@ -16,7 +16,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /** With the node stopped nothing answers: no future is completed by anything but a node. */
-@Timeout(90)
+@Timeout(180)
 class NodeStoppedIT {
   private static final PipelineRequest REQUEST = PipelineRequest.of("java_echo", Map.of("text", "a"));
 
@@ -27,20 +27,20 @@ class NodeStoppedIT {
     try (Millstream millstream = new MillstreamClient(ClientSettings.of(Harness.properties()).listener(told::add))) {
       NodeProcess first = NodeProcess.start();
       try (first) {
-        assertEquals(first.name, millstream.call(REQUEST, JsonNode.class).get(30, TimeUnit.SECONDS).node());
+        assertEquals(first.name, millstream.call(REQUEST, JsonNode.class).get(60, TimeUnit.SECONDS).node());
       }
 
       CompletableFuture<PipelineResult<JsonNode>> asked = millstream.call(REQUEST.id("stays").deadline(Duration.ofSeconds(3)), JsonNode.class);
-      ExecutionException ended = assertThrows(ExecutionException.class, () -> asked.get(30, TimeUnit.SECONDS));
+      ExecutionException ended = assertThrows(ExecutionException.class, () -> asked.get(60, TimeUnit.SECONDS));
       DeadlineException late = assertInstanceOf(DeadlineException.class, ended.getCause());
 
       NodeProcess second = NodeProcess.start();
       try (second) {
-        PipelineResult<JsonNode> answer = told.poll(40, TimeUnit.SECONDS);
+        PipelineResult<JsonNode> answer = told.poll(60, TimeUnit.SECONDS);
         assertEquals("stays", answer.id());
         assertEquals(late.record().orElseThrow(), answer.record());
         assertEquals(second.name, answer.node());
-        assertEquals(second.name, millstream.call(REQUEST, JsonNode.class).get(30, TimeUnit.SECONDS).node());
+        assertEquals(second.name, millstream.call(REQUEST, JsonNode.class).get(60, TimeUnit.SECONDS).node());
       }
     }
   }

@@ -11,7 +11,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /** Keys land where those of every other caller do. */
-@Timeout(60)
+@Timeout(180)
 class PartitionsIT {
 
   /** A thousand keys, sent to the broker, lie on the partitions that the platform's partitioner says in Python. */
@@ -25,7 +25,7 @@ class PartitionsIT {
       Map<String, CompletableFuture<Receipt>> sent = new LinkedHashMap<>();
       python.keySet().forEach(key -> sent.put(key, millstream.send(PipelineRequest.of("java_nothing").key(key))));
       for (Map.Entry<String, CompletableFuture<Receipt>> one : sent.entrySet()) {
-        java.put(one.getKey(), one.getValue().get(30, TimeUnit.SECONDS).record().partition());
+        java.put(one.getKey(), one.getValue().get(60, TimeUnit.SECONDS).record().partition());
       }
     }
 

@@ -23,7 +23,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
 /** What becomes of the reply topic while a client uses it. */
-@Timeout(90)
+@Timeout(180)
 class ReplyTopicIT {
   private static final PipelineRequest REQUEST = PipelineRequest.of("java_nothing");
   private static NodeProcess node;
@@ -97,7 +97,7 @@ class ReplyTopicIT {
   }
 
   private static void assertAnswered(Millstream millstream) throws Exception {
-    assertEquals(node.name, millstream.call(REQUEST, JsonNode.class).get(40, TimeUnit.SECONDS).node());
+    assertEquals(node.name, millstream.call(REQUEST, JsonNode.class).get(60, TimeUnit.SECONDS).node());
   }
 
   private Uuid idOf(Admin admin) throws Exception {
