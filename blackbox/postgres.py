@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pwd
 import random
+import re
 import shutil
 import signal
 import socket
@@ -32,6 +33,7 @@ ADMIN, USER, PASSWORD = "postgres", "millstream", "secret: 4/2 @home"
 INSTALL = "apt-get install --no-install-recommends --yes postgresql"
 START_TIMEOUT_S, STOP_TIMEOUT_S = 60.0, 30.0
 
+_FOLDER = re.compile(r"millstream-postgres-(?P<pid>\d+)-(?P<start>\d+)-.*")
 _PORTS = range(20_000, 30_000)  # below the ports that the kernel gives to outgoing connections, so a stopped server keeps its own
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -81,7 +83,8 @@ class Postgres:
 
     def __post_init__(self) -> None:
         self._programs = programs()
-        self.folder = Path(tempfile.mkdtemp(prefix="millstream-postgres-"))
+        sweep()
+        self.folder = _new_folder()
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
@@ -244,6 +247,39 @@ class Postgres:
             for one in tree(self.pid):
                 _kill(one.pid, signal.SIGKILL)
             self._process.wait(STOP_TIMEOUT_S)
+
+
+def sweep() -> None:
+    """Remove what runs left that were killed together with their clean-up, servers that were frozen then included."""
+    for folder in Path(tempfile.gettempdir()).glob("millstream-postgres-*"):
+        named = _FOLDER.fullmatch(folder.name)
+        if named is None:
+            continue
+        owner = process(int(named["pid"]))
+        if owner is not None and owner.start_ticks == int(named["start"]):
+            continue
+        for pid in _working_in(folder):
+            _kill(pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _new_folder() -> Path:
+    """A folder that says whose it is: a process's id alone is given again to others."""
+    owner = process(os.getpid())
+    assert owner is not None
+    return Path(tempfile.mkdtemp(prefix=f"millstream-postgres-{owner.pid}-{owner.start_ticks}-"))
+
+
+def _working_in(folder: Path) -> list[int]:
+    """Processes whose working directory is in a folder, as that of every process of a server is."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "cwd").readlink().is_relative_to(folder):
+                found.append(int(entry.name))
+        except OSError:
+            continue  # it has ended, or is somebody else's
+    return found
 
 
 def _as_server_user(*, dying: bool = False) -> list[str]:
