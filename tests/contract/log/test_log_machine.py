@@ -151,11 +151,9 @@ class LogMachine(RuleBasedStateMachine):
 
 
 def test_no_sequence_of_steps_loses_or_repeats_a_record() -> None:
-    """On the embedded log, where a step takes no time, after each step the answers that can be read, and the positions that were committed, are those of the model."""
-    machine = type("Machine", (LogMachine,), {"kind": KINDS[0]})
-
+    """On the embedded log: after each step the answers that can be read, and the positions committed, are those of the model."""
     run_state_machine_as_test(
-        machine,
+        LogMachine,
         settings=settings(
             max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
         ),
