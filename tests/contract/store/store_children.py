@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from ctypes import c_byte
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -116,16 +117,17 @@ def submit_in_step(url: str, name: str, rounds: int, start: Barrier, told: Conne
     store.close()
 
 
-def train_without_end(url: str, life: int, ended: Semaphore, inside: Event) -> None:
+def train_without_end(url: str, life: int, ended: Semaphore, inside: c_byte) -> None:
     """Submit, claim and end runs until killed, staying a while inside the transactions that end them.
 
-    `inside` is set from then until the transaction has ended, `ended` is released once for each that has.
+    `inside` is 1 from then until the transaction has ended, `ended` is released once for each that has. The first is plain shared
+    memory: an event has a lock, and whoever is killed with it leaves nobody else a way in.
     """
     store = SqlStore.open(url, create=False)
     chance = random.Random(life)
 
     def slow_answers(run: Run, request: RunRequest) -> Sequence[Outgoing]:
-        inside.set()
+        inside.value = 1
         time.sleep(chance.random() * 0.004)
         return [*answers(run, request), *answers(run, request)]
 
@@ -136,7 +138,7 @@ def train_without_end(url: str, life: int, ended: Semaphore, inside: Event) -> N
         assert run is not None
         state = store.model("acme", "anomaly") or ModelState("acme", "anomaly")
         assert store.end_attempt(run.run, run.attempt, RunEnd("succeeded", model=trained(state, run)), slow_answers, 3_000)
-        inside.clear()
+        inside.value = 0
         ended.release()
 
 
