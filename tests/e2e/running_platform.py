@@ -84,7 +84,11 @@ class Running:
     def start(cls, data_dir: Path, settings: dict[str, str] | None = None) -> Running:
         """Start `up` on a new data directory and follow its results."""
         running = cls(Platform(data_dir, settings=settings or {}), data_dir.with_suffix(".up.txt"))
-        running.up()
+        try:
+            running.up()
+        except BaseException:
+            running.close()
+            raise
         return running
 
     def up(self) -> Node:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from blackbox.kafka import LOAD, Broker, BrokerFailed
 from blackbox.ports import free_ports
 from blackbox.processes import process
 from blackbox.stream import wait_for
+from chaos.kafka.proxy import Proxies
 
 pytestmark = pytest.mark.xdist_group("own brokers")
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,11 +124,12 @@ def test_settings_of_the_caller_win(tmp_path: Path) -> None:
 
 
 def test_clients_are_sent_to_the_advertised_address(tmp_path: Path) -> None:
-    """A proxy in front of a broker sees every connection of its clients, and none of the broker's own."""
-    proxy = free_ports(1)[0]
+    """Whoever asks a broker behind a proxy, and by whatever address, is sent on to the proxy."""
+    proxy, proxies = free_ports(1)[0], Proxies()
     broker = Broker(tmp_path, advertised=f"127.0.0.1:{proxy}")
 
-    with broker:
+    with contextlib.closing(proxies), broker:
+        proxies.open(proxy, broker.ports.client)  # a client asks on there as soon as it knows of it
         told = AdminClient({"bootstrap.servers": broker.address}).list_topics(timeout=10).brokers[1]
 
     assert f"{told.host}:{told.port}" == f"127.0.0.1:{proxy}"

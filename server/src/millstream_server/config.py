@@ -205,6 +205,11 @@ _FIELDS: dict[str, object] = {
     f"{section}.{name}": hint for section, struct in SECTIONS.items() for name, hint in get_type_hints(struct, include_extras=True).items()
 }
 _LISTS = {name for name, hint in _FIELDS.items() if hint == tuple[str, ...]}
+HIDDEN = "(hidden)"
+_SECRET = re.compile(r"password|secret|\.pem\b|jaas|oauthbearer\.config|token", re.IGNORECASE)
+"""Options of librdkafka that hold what nobody else may know."""
+_PASSWORD = re.compile(r"(//[^:@/?]*:).*(?=@)|(password=)[^&]*")
+"""Where an address of a store holds its password."""
 _UNITS = {"": 1, "b": 1, "kib": 1024, "mib": MIB, "gib": 1024 * MIB, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
 _SIZE = re.compile(r"\s*(\d+)\s*([a-zA-Z]*)\s*\Z")
 
@@ -262,6 +267,16 @@ def value_of(settings: Settings, name: str) -> object:
     """The value of a setting by its name."""
     section, field = name.split(".")
     return getattr(getattr(settings, section), field)
+
+
+def shown(settings: Settings, name: str) -> object:
+    """The value of a setting by its name, for people to see: passwords and keys are left out."""
+    value = value_of(settings, name)
+    if name == "kafka.options" and isinstance(value, dict):
+        return {option: HIDDEN if _SECRET.search(option) else said for option, said in value.items()}
+    if name == "shared.store":
+        return _PASSWORD.sub(lambda found: (found[1] or found[2]) + HIDDEN, str(value))
+    return value
 
 
 def data_dir(flag: Path | None, *, environ: Mapping[str, str] | None = None) -> Path:

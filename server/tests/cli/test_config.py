@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,36 @@ def test_whatever_text_the_variables_hold_loading_gives_settings_or_the_list_of_
         assert all(settings.origins[name] != "default" for name in config.names() if config.variable(name) in environ)
 
     assert code in ("", "bad_config")
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://ms:s3cret@db/millstream", "postgresql://ms:(hidden)@db/millstream"),
+        ("postgresql://ms:a/b@c:d@db:5432/millstream", "postgresql://ms:(hidden)@db:5432/millstream"),
+        (
+            "postgresql://db/millstream?user=ms&password=s3cret&sslmode=require",
+            "postgresql://db/millstream?user=ms&password=(hidden)&sslmode=require",
+        ),
+        ("postgresql://ms@db/millstream", "postgresql://ms@db/millstream"),
+    ],
+)
+def test_the_password_in_a_stores_address_is_not_shown(tmp_path: Path, address: str, shown: str) -> None:
+    """Whatever the password holds, people see where the store is and not how to get in."""
+    settings = config.load(tmp_path, {"shared.store": address}, environ={})
+
+    assert config.shown(settings, "shared.store") == shown
+    assert config.value_of(settings, "shared.store") == address
+
+
+def test_secret_options_of_kafka_are_not_shown(tmp_path: Path) -> None:
+    """Passwords, secrets and keys are left out of what people see; what they need to find a fault stays."""
+    options = {"sasl.username": "ms", "sasl.password": "x", "ssl.key.password": "x", "ssl.key.pem": "x", "ssl.key.location": "/k"}
+    options["sasl.oauthbearer.client.secret"] = "x"
+    settings = config.load(tmp_path, {"kafka.options": json.dumps(options)}, environ={})
+
+    said = config.shown(settings, "kafka.options")
+
+    assert isinstance(said, dict)
+    assert {name for name, value in said.items() if value == "x"} == set()
+    assert (said["sasl.username"], said["ssl.key.location"]) == ("ms", "/k")

@@ -239,7 +239,7 @@ def test_a_killed_process_leaves_whole_transactions_only(make_store: MakeStore, 
         for _ in range(chance.randrange(3)):
             assert ended.acquire(timeout=30)
             seen_to_end += 1
-        if life % 2:  # half of the kills fall into the transaction that ends a run, or soon after it, however slow the machine is
+        if life % 2:  # half of the kills fall into the transaction that ends a run, or soon after it; every fourth surely into it
             _wait_for(inside)
         time.sleep(chance.random() * 0.01)
         node.kill()

@@ -24,6 +24,7 @@ import msgspec
 from millstream_server import app, config
 from millstream_server.cli.health import living, pid_in, troubles
 from millstream_server.core.errors import Invalid, MillstreamError
+from millstream_server.core.log import INPUT, TopicPartition
 
 if TYPE_CHECKING:
     from millstream_server.core.release import Release
@@ -222,12 +223,48 @@ def _living_nodes(patient: Patient) -> list[NodeStatus]:
     return [decode_status(row.status) for row in rows if row.node in alive]
 
 
+def check_cluster(patient: Patient) -> Iterator[Finding]:
+    """The Kafka cluster answers, takes our credentials, has the topics, and belongs to this store."""
+    if patient.ports is None or not patient.settings.kafka.bootstrap:
+        return
+    from millstream_server.core.log import STORES
+    from millstream_server.node.company import oldest_announcement
+    from millstream_server.node.node import topic_specs
+
+    log, started_s = patient.ports.log, time.monotonic()
+    cluster = log.log_id  # raises where nobody answers, with the mend
+    yield Finding("cluster", "ok", f"{cluster} at {patient.settings.kafka.bootstrap}, answered after {time.monotonic() - started_s:.2f} s")
+    there = {topic.name for topic in log.topics()}
+    missing = [spec.name for spec in topic_specs(0, shared=True) if spec.name not in there]
+    if missing:
+        yield Finding("topics", "note", f"made when a node starts: {', '.join(missing)}")
+    else:
+        yield Finding("topics", "ok", f"{len(there)} topics")
+    announced = oldest_announcement(log) if STORES in there else None
+    if announced is not None and announced.store != patient.ports.store.store_id:
+        detail = f"the log belongs to the store {announced.store} of node {announced.node}, this one is {patient.ports.store.store_id}"
+        yield Finding("store", "fault", detail, "use the others' store: --store, --artifacts, --index and --signing-key")
+
+
+def check_shared_store(patient: Patient) -> Iterator[Finding]:
+    """The shared store answers."""
+    if patient.ports is None or not patient.settings.shared.store:
+        return
+    started_s = time.monotonic()
+    nodes = len(patient.ports.store.nodes())
+    detail = f"{patient.ports.store.store_id}, answered after {time.monotonic() - started_s:.2f} s, {nodes} nodes known"
+    yield Finding("store", "ok", detail)
+
+
 def check_databases(patient: Patient) -> Iterator[Finding]:
-    """Log and store are whole: SQLite's own quick check."""
+    """Log and store are whole, those of the data directory: SQLite's own quick check."""
     if not patient.there:
         return
+    elsewhere = {"log": patient.settings.kafka.bootstrap, "store": patient.settings.shared.store}
     for name, what in (("log.sqlite", "log"), ("store.sqlite", "store")):
         path = patient.data_dir / name
+        if elsewhere[what] and not path.exists():
+            continue
         if not path.exists():
             yield Finding(what, "note", f"{name} is not there yet")
             continue
@@ -281,23 +318,26 @@ def check_key(patient: Patient) -> Iterator[Finding]:
 
 def check_clock(patient: Patient) -> Iterator[Finding]:
     """No record was written in the future: deadlines and retention count from append times."""
-    if patient.ports is None or not (patient.data_dir / "log.sqlite").exists():
+    shared = bool(patient.settings.kafka.bootstrap)
+    if patient.ports is None or not (shared or (patient.data_dir / "log.sqlite").exists()):
         return
     now_ms = time.time_ns() // 1_000_000
-    newest_ms, place = max(_last_records(patient.ports), default=(0, ""))
+    newest_ms, place = max(_last_records(patient.ports, only=INPUT if shared else ""), default=(0, ""))
     ahead_s = (newest_ms - now_ms) / 1000
     if newest_ms > now_ms + CLOCK_LEEWAY_MS:
-        detail = f"{place} was written {ahead_s:.0f} s in the future: the clock was set back, or is wrong now"
-        yield Finding("clock", "fault", detail, "set the clock: timedatectl set-ntp true")
+        why = "this machine's clock or the broker's is wrong" if shared else "the clock was set back, or is wrong now"
+        yield Finding(
+            "clock", "fault", f"{place} was written {ahead_s:.0f} s in the future: {why}", "set the clock: timedatectl set-ntp true"
+        )
     else:
         yield Finding("clock", "ok", "no record lies in the future")
 
 
-def _last_records(ports: app.Ports) -> Iterator[tuple[int, str]]:
-    """Append time and place of the newest record of each partition."""
-    from millstream_server.core.log import TopicPartition
-
+def _last_records(ports: app.Ports, *, only: str = "") -> Iterator[tuple[int, str]]:
+    """Append time and place of the newest record of each partition, of one topic or all."""
     for topic in ports.log.topics():
+        if only and topic.name != only:
+            continue
         start = {
             TopicPartition(topic.name, number): mark.end - 1
             for number, mark in enumerate(ports.log.watermarks(topic.name))
@@ -306,7 +346,7 @@ def _last_records(ports: app.Ports) -> Iterator[tuple[int, str]]:
         if not start:
             continue
         with contextlib.closing(ports.log.reader([topic.name], from_end=True, start=start)) as reader:
-            for record in reader.poll(1000, 0.0):
+            for record in reader.poll(1000, 1.0 if only else 0.0):
                 yield record.append_ms, f"{record.topic}/{record.partition}/{record.offset}"
 
 
@@ -378,6 +418,8 @@ CHECKS: dict[str, Check] = {
     "data dir": check_folder,
     "retention": check_retention,
     "format": check_format,
+    "cluster": check_cluster,
+    "store": check_shared_store,
     "log": check_databases,
     "node": check_holder,
     "key": check_key,

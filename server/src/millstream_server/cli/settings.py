@@ -52,7 +52,7 @@ def show(invocation: Invocation, settings: dict[str, str], as_json: bool) -> Non
     """Show every setting with its value and its origin.
 
     Defaults stand below the file millstream.toml in the data directory, that below the environment, that below flags. Faults of
-    all of them are told together.
+    all of them are told together. Passwords are not shown.
     """
     from millstream_server import config
     from millstream_server.cli.printing import print_json, print_table
@@ -60,14 +60,16 @@ def show(invocation: Invocation, settings: dict[str, str], as_json: bool) -> Non
     found = invocation.settings(settings)
     rows = [("data_dir", str(found.data_dir), found.origins["data_dir"])]
     if as_json:
-        values: list[tuple[str, object, str]] = [(name, config.value_of(found, name), found.origins[name]) for name in config.names()]
+        values: list[tuple[str, object, str]] = [(name, config.shown(found, name), found.origins[name]) for name in config.names()]
         print_json([{"setting": name, "value": value, "origin": origin} for name, value, origin in [*rows, *values]])
         return
-    rows += [(name, _spoken(config.value_of(found, name)), found.origins[name]) for name in config.names()]
+    rows += [(name, _spoken(config.shown(found, name)), found.origins[name]) for name in config.names()]
     print_table(("SETTING", "VALUE", "ORIGIN"), rows, nothing="no settings")
 
 
 def _spoken(value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name}={each}" for name, each in value.items()) or "(none)"
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "(none)"
     return f"{value:g}" if isinstance(value, float) else str(value)

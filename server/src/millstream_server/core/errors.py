@@ -187,6 +187,18 @@ CODES: dict[str, Code] = _codes(
         "let a node without --kafka answer them first: millstream up",
     ),
     Code(
+        "store_differs",
+        "unavailable",
+        "The nodes that share this log work on another store than this node.",
+        "start it with the others' store: --store, --artifacts, --index and --signing-key",
+    ),
+    Code(
+        "name_taken",
+        "unavailable",
+        "Another living node of this store bears the name of this one.",
+        "give each node a name of its own with --name; if the other is to be replaced, stop it first",
+    ),
+    Code(
         "log_misfit",
         "invalid",
         "A topic on the Kafka cluster is not as the platform needs it, or cannot be made.",

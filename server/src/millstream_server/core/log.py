@@ -16,6 +16,7 @@ INPUT = "ml.pipeline.input"
 OUTPUT = "ml.pipeline.output"
 DLQ = "ml.pipeline.dlq"
 CLAIMS = "ml.claim"
+STORES = "ml.store"
 PARKED = "ml.pipeline.parked"
 OVERFLOW = "ml.pipeline.overflow"
 RETRY_NOW = "ml.pipeline.retry.0s"
@@ -71,8 +72,8 @@ class Appended(msgspec.Struct, frozen=True):
 class CommitPosition(msgspec.Struct, frozen=True):
     """The next offset to read of a partition, and the coded set of finished offsets above it (`core.offsets`).
 
-    `deaths`, told at an assignment: owners of the partition that died one after the other while this offset was the lowest
-    unfinished one.
+    Told at an assignment alone: `deaths`, owners of the partition that died one after the other while this offset was the lowest
+    unfinished one; `note`, what an operator should know of the position, such as that somebody set it back.
     """
 
     topic: str
@@ -80,6 +81,7 @@ class CommitPosition(msgspec.Struct, frozen=True):
     offset: int
     finished: str = ""
     deaths: int = 0
+    note: str = ""
 
 
 class TopicSpec(msgspec.Struct, frozen=True):

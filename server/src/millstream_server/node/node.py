@@ -38,6 +38,7 @@ from millstream_server.core.log import (
     RETRY_LATER,
     RETRY_NOW,
     RETRY_SOON,
+    STORES,
     Log,
     Record,
     TopicPartition,
@@ -52,6 +53,7 @@ from millstream_server.core.store import NodeRow, Store
 from millstream_server.core.work import Work
 from millstream_server.node.answers import Answerer, PoolEvents, unwritable
 from millstream_server.node.committer import CommitterThread, PoolState
+from millstream_server.node.company import agree_on_store, refuse_taken_name
 from millstream_server.node.controller import Controller
 from millstream_server.node.counts import Counts
 from millstream_server.node.finish import Finish
@@ -59,6 +61,7 @@ from millstream_server.node.followers import Follower
 from millstream_server.node.intake import Intake
 from millstream_server.node.logbook import Logbook, entry
 from millstream_server.node.models import Models
+from millstream_server.node.outbox import GROUP as OUTBOX_GROUP
 from millstream_server.node.outbox import OutboxRelay
 from millstream_server.node.poller import Ledger, Poller
 from millstream_server.node.pool import Pool, PoolLimits
@@ -119,11 +122,24 @@ def topic_specs(retention_ms: int, *, shared: bool) -> list[TopicSpec]:
     """Every topic of the platform, as it must be; some only where nodes share the log."""
     names = (*INTAKE_TOPICS, OUTPUT, DLQ, *(SHARED_TOPICS if shared else ()))
     kept = [TopicSpec(name, PARTITIONS, retention_ms) for name in names]
-    return [*kept, TopicSpec(RELEASES, 3, 0, True), TopicSpec(MODELS, 3, 0, True)]
+    return [*kept, TopicSpec(RELEASES, 3, 0, True), TopicSpec(MODELS, 3, 0, True), *([TopicSpec(STORES, 1, 0, True)] if shared else ())]
 
 
 class Node(PoolEvents):
     """One node's life; `run` is all of it."""
+
+    # Rooms are made on the way, in the order of `_start`.
+    store: Store
+    follower: Follower
+    committer: CommitterThread
+    answers: Answerer
+    models: Models
+    releases: Releases
+    relay: OutboxRelay
+    runs: Runs
+    intake: Intake
+    poller: Poller
+    controller: Controller
 
     def __init__(
         self,
@@ -156,6 +172,7 @@ class Node(PoolEvents):
         self._error: BaseException | None = None
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._naming: asyncio.Task[None] | None = None
         self._wired = False
         self._caught_up = False
         self._untaken: dict[str, ModelState] = {}
@@ -220,12 +237,15 @@ class Node(PoolEvents):
         self.releases.reconcile()  # workers import their modules while this process imports the store's library
         if not self.log.shared:
             self.store = self._open_store()
+        await self._name_found_free()
         self.store.release_leases(settings.name, self._clock_ms())  # of runs, outbox and controller, all held under this name
         self._wire_intake()
         self.committer.start()
         self._releases_changed()
         self._spawn(self._tick(), "tick")
         self._spawn(self._measure(), "measuring the log")
+        self._spawn(self.relay.run(), "outbox")
+        await self._known_to_log()
         if self.log.shared:
             await self._environments_settled()
         if settings.serves:
@@ -233,7 +253,6 @@ class Node(PoolEvents):
             while not await asyncio.to_thread(self.poller.assigned.wait, 0.05):
                 continue  # in steps, so that a node that is told to stop meanwhile does
         self.accepting = True
-        self._spawn(self.relay.run(), "outbox")
         if not self.log.shared:
             self._spawn(self._report(), "status")
         self._spawn(self._control(), "controller")
@@ -250,11 +269,22 @@ class Node(PoolEvents):
                 self.store = await asyncio.to_thread(self._open_store)
                 break
             except Unavailable as error:
+                if error.code not in ("store_unavailable", "no_space"):
+                    raise
                 self._set_trouble("store", str(error))
                 await asyncio.sleep(delay_s)
                 delay_s = min(5.0, delay_s * 2)
         self._set_trouble("store", "")
         self._spawn(self._report(), "status")
+        self._naming = self._loop.create_task(asyncio.to_thread(self._find_name_free))
+
+    def _find_name_free(self) -> None:
+        refuse_taken_name(self.store, self.settings.name, self.instance, self._clock_ms)
+
+    async def _name_found_free(self) -> None:
+        """Nothing that is held under this node's name may be touched before; a data directory of its own is locked anyway."""
+        if self._naming is not None:
+            await self._naming
 
     async def _reach_log(self) -> None:
         """Make the topics that are missing; while the log does not answer, say so once and try again."""
@@ -264,6 +294,8 @@ class Node(PoolEvents):
                 specs = topic_specs(self.settings.retention_ms, shared=self.log.shared)
                 await asyncio.to_thread(self.log.create_topics, specs)
                 said = await asyncio.to_thread(self.log.about)
+                if self.log.shared:
+                    await asyncio.to_thread(agree_on_store, self.log, self.store.store_id, self.settings.name, self._clock_ms())
                 self._writer_of_results = await asyncio.to_thread(self.log.committer, self.writer)
                 break
             except LogUnavailable as error:
@@ -275,6 +307,19 @@ class Node(PoolEvents):
         self._set_trouble("log", "")
         if self.log.shared:
             self.logbook.write(entry("log", said))
+
+    async def _known_to_log(self) -> None:
+        """On a log that this store was never published to, such as that of a new cluster, releases and models come before requests."""
+        if not await asyncio.to_thread(self.store.packages):
+            return
+        while True:
+            try:
+                if await asyncio.to_thread(self.log.committed, OUTBOX_GROUP, RELEASES):
+                    break
+            except LogUnavailable as error:
+                self._set_trouble("log", str(error))
+            await asyncio.sleep(0.05)
+        await self.follower.catch_up()
 
     async def _environments_settled(self) -> None:
         """On a shared log partitions come from other nodes, which answer them until this one can: every release that is needed
@@ -368,6 +413,7 @@ class Node(PoolEvents):
             self._partitions_gone,
             self._thread_trouble("poller"),
             self._fail_from_thread,
+            lambda text: self.logbook.write(entry("position", text, level="warning")),
             writer=self.writer,
             max_held=settings.max_queued_requests,
             max_held_bytes=settings.max_queued_bytes,
@@ -788,8 +834,13 @@ class Node(PoolEvents):
         return tell
 
     def _set_trouble(self, name: str, text: str) -> None:
-        """Remember what is wrong now, for status; say it in the log when it changes."""
-        if self._troubles.get(name, "") == text:
+        """Remember what is wrong now, for status; say it in the log when it changes, once for all rooms that it strikes."""
+        before = self._troubles.get(name, "")
+        if before == text:
             return
+        known = set(self._troubles.values())
         self._troubles[name] = text
-        self.logbook.write(entry("trouble", text or f"{name} works again", level="warning" if text else "info"))
+        if text and text not in known:
+            self.logbook.write(entry("trouble", text, level="warning"))
+        elif not text and before not in self._troubles.values():
+            self.logbook.write(entry("trouble", f"{name} works again"))

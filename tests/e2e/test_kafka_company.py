@@ -1,0 +1,90 @@
+"""Nodes that share a log: one store for all of them, and a name for each; told at the start, with a mend that works when pasted."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blackbox.command import Node, Platform
+from blackbox.kafka import Broker
+from blackbox.postgres import Postgres
+
+pytestmark = pytest.mark.xdist_group("whole machine")
+
+UNAVAILABLE = 5
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker for the tests of this module."""
+    with Broker(tmp_path_factory.mktemp("company")) as broker:
+        yield broker
+
+
+def _refused(node: Node) -> str:
+    """What a node said that ended by itself, with the exit code of what is unavailable."""
+    try:
+        assert node.process.wait(60) == UNAVAILABLE, node.words()
+    finally:
+        node.stop()
+    return node.words()
+
+
+def test_a_node_of_another_store_is_refused_until_the_first_store_is_given_up(tmp_path: Path, broker: Broker) -> None:
+    """The store that was announced first decides; the mend that a refused node prints makes it start once nobody else runs."""
+    settings = {"MILLSTREAM_KAFKA_BOOTSTRAP": broker.bootstrap}
+    first, second = Platform(tmp_path / "a", settings=settings), Platform(tmp_path / "b", settings=settings)
+    node = first.start_node("up", "--name", "a", log=tmp_path / "a.txt")
+    try:
+        node.wait_accepting()
+
+        said = _refused(second.start_node("up", "--name", "b", log=tmp_path / "b.txt"))
+
+        assert "error[store-differs]" in said
+        assert "which node a announced" in said
+        assert node.alive()
+    finally:
+        node.stop()
+    mend = re.search(r"no node runs: (.*)$", said, re.M)
+    assert mend is not None
+    command = mend[1].replace("millstream topics", f"{second.program[0]} topics")
+    subprocess.run(["bash", "-c", command], env=second.environment(), check=True, timeout=60)
+    again = second.start_node("up", "--name", "b", log=tmp_path / "b2.txt")
+    try:
+        again.wait_accepting()
+    finally:
+        again.stop()
+    assert "error[store-differs]" in _refused(first.start_node("up", "--name", "a", log=tmp_path / "a2.txt"))
+
+
+def test_a_name_belongs_to_one_living_node_of_a_store(tmp_path: Path) -> None:
+    """A second node of the same name ends with what to do; a killed node starts again under its name at once."""
+    with Postgres() as postgres, Broker(tmp_path / "kafka") as broker:
+        settings = {
+            "MILLSTREAM_KAFKA_BOOTSTRAP": broker.bootstrap,
+            "MILLSTREAM_SHARED_STORE": postgres.create_database(),
+            **{f"MILLSTREAM_SHARED_{name.upper()}": str(tmp_path / name) for name in ("artifacts", "index", "signing_key")},
+        }
+        first, second = Platform(tmp_path / "a", settings=settings), Platform(tmp_path / "b", settings=settings)
+        node = first.start_node("up", "--name", "twin", log=tmp_path / "a.txt")
+        try:
+            node.wait_accepting()
+
+            said = _refused(second.start_node("up", "--name", "twin", log=tmp_path / "b.txt"))
+
+            assert "error[name-taken]" in said
+            assert "--name" in said
+            assert node.alive()
+            node.process.kill()
+            node.process.wait()
+            started_s = time.monotonic()
+            node = first.start_node("up", "--name", "twin", log=tmp_path / "a2.txt")
+            node.wait_accepting()
+            assert time.monotonic() - started_s < 20
+        finally:
+            node.stop()

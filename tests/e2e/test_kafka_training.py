@@ -1,0 +1,128 @@
+"""Two nodes, one truth: training runs on a shared store survive their node, and rebalances do not wait for them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from running_platform import INPUT, Running, wheel
+
+from blackbox.command import Node, Platform
+from blackbox.kafka import Broker
+from blackbox.postgres import Postgres
+from blackbox.stream import wait_for
+
+pytestmark = pytest.mark.xdist_group("whole machine")
+
+LEASE_S = 2.0
+RUN_S = 8.0
+
+
+@dataclass
+class Two:
+    """Two nodes of one group on one store; `running` sends and sees results through the first one's data directory."""
+
+    running: Running
+    other: Platform
+    nodes: dict[str, Node]
+    folder: Path
+
+    def start(self, name: str) -> None:
+        """Start a node that was killed or stopped, and wait until it accepts requests."""
+        platform = self.running.platform if name == "a" else self.other
+        node = self.nodes[name] = platform.start_node("node", "--name", name, log=self.folder / f"{name}.txt")
+        if name == "a":
+            self.running.node = node
+        node.wait_accepting()
+
+    def run_of(self, tenant: str) -> dict[str, object]:
+        """The one run of a tenant, as the store has it; empty where there is none yet."""
+        runs = json.loads(self.running.say("runs", "list", "--tenant", tenant, "--json").out or "[]")
+        assert len(runs) <= 1, "one request made two runs"
+        return dict(runs[0]) if runs else {}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
+    """Nodes a and b on a broker and a store of their own, with the package `weigh` deployed."""
+    folder = tmp_path_factory.mktemp("two")
+    with Postgres() as postgres, Broker(folder / "kafka") as broker:
+        settings = {
+            "MILLSTREAM_KAFKA_BOOTSTRAP": broker.bootstrap,
+            "MILLSTREAM_SHARED_STORE": postgres.create_database(),
+            "MILLSTREAM_NODE_RUN_LEASE_S": str(LEASE_S),
+            **{f"MILLSTREAM_SHARED_{name.upper()}": str(folder / name) for name in ("artifacts", "index", "signing_key")},
+        }
+        running = Running.start(folder / "data-a", settings | {"MILLSTREAM_NODE_NAME": "a"})
+        assert running.node is not None
+        two = Two(running, Platform(folder / "data-b", settings=settings), {"a": running.node}, folder)
+        try:
+            assert running.deploy(wheel("1.0.0")).code == 0
+            two.nodes["b"] = two.other.start_node("up", "--name", "b", log=folder / "b.txt")
+            two.nodes["b"].wait_accepting()
+            running.train("acme", 2.0)
+            yield two
+        finally:
+            running.close()
+            for node in two.nodes.values():
+                node.stop()
+
+
+def _training(tenant: str) -> dict[str, object]:
+    return {"id": f"train-{tenant}", "pipeline": "weigh_learn", "tenant": tenant, "params": {"factor": 3.0, "seconds": RUN_S}}
+
+
+def _claimed(two: Two, tenant: str) -> str:
+    """Wait until a node works on the run of a tenant; the node's name."""
+    wait_for(lambda: two.run_of(tenant).get("state") == "RUNNING", 30, f"the run of {tenant} begun")
+    attempts = two.run_of(tenant)["attempts"]
+    assert isinstance(attempts, list)
+    return str(attempts[-1]["node"])
+
+
+def test_a_run_whose_node_is_killed_is_finished_by_the_other_and_answered_once(two: Two) -> None:
+    """The other node takes over with the next attempt once the lease has lapsed; the result stands on the output topic once."""
+    request = _training("taken-over")
+    two.running.send([request])
+    name = _claimed(two, "taken-over")
+
+    two.nodes[name].process.kill()
+    two.nodes[name].process.wait()
+
+    answer = two.running.answers([str(request["id"])], RUN_S + LEASE_S + 30)[str(request["id"])]
+    assert answer["status"] == "ok"
+    run = two.run_of("taken-over")
+    attempts = run["attempts"]
+    assert isinstance(attempts, list)
+    assert [(each["attempt"], each["end"]) for each in attempts] == [(1, "lost"), (2, "succeeded")]
+    assert [each["node"] for each in attempts] == [name, {"a": "b", "b": "a"}[name]]
+    assert run["state"] == "SUCCEEDED"
+    two.start(name)
+    time.sleep(2.0)  # the node that comes back finds nothing of it left to do
+    assert two.running.counts([str(request["id"])]) == {str(request["id"]): 1}
+    versions = json.loads(two.running.say("models", "list", "--json").out)
+    assert [len(row["versions"]) for row in versions if row["model"] == "taken-over.scale"] == [1]
+
+
+def test_a_rebalance_does_not_wait_for_a_run(two: Two) -> None:
+    """While a run goes on, the node without it leaves and comes back; requests on all partitions are answered before the run ends."""
+    two.running.send([_training("patient")])
+    busy = _claimed(two, "patient")
+    other = {"a": "b", "b": "a"}[busy]
+
+    two.nodes[other].stop()
+    requests = [{"id": f"beside-{n}", "pipeline": "weigh", "tenant": "acme", "params": {"x": n}} for n in range(48)]
+    lines = "".join(json.dumps({"value": each, "partition": n % 12}) + "\n" for n, each in enumerate(requests))
+    two.running.platform.run("topics", "append", INPUT, stdin=lines)
+    answers = two.running.answers([str(each["id"]) for each in requests], RUN_S)
+
+    assert two.run_of("patient")["state"] == "RUNNING", "the answers came only when the run had ended"
+    assert {answer["node"] for answer in answers.values()} == {busy}
+    two.start(other)
+    answer = two.running.answers(["train-patient"], RUN_S + 20)["train-patient"]
+    assert (answer["status"], answer["node"]) == ("ok", busy)
+    assert two.running.counts(["train-patient"]) == {"train-patient": 1}
