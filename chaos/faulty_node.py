@@ -29,7 +29,7 @@ from millstream_server.core.log import OUTPUT, CommitPosition, Committer, Log, O
 from chaos.faults import ARM
 
 OUTBOX = "outbox"
-GAP_S = 0.1
+GAP_S = 0.3
 """The moment between the two halves of a broken commit; kills must have a chance to fall into it."""
 
 

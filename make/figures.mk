@@ -7,6 +7,8 @@ QUICK ?=
 RECORD ?=
 LOG ?= embedded
 KINDS ?=
+NODES ?=
+RATE ?=
 
 .PHONY: demo bench chaos
 demo: setup ## the main job on real input, proved at the end; DATA=folder takes your own metrics/*.csv
@@ -15,5 +17,6 @@ demo: setup ## the main job on real input, proved at the end; DATA=folder takes 
 bench: setup ## measure the figures: NAME=all or of the list that NAME=help shows; QUICK=1 for fewer repeats
 	@$(BIN)/python -m benchmarks.run $(or $(NAME),--help) $(if $(QUICK),--quick) $(if $(RECORD),--record $(RECORD))
 
-chaos: setup ## kill workers and nodes under load and count: SECONDS=125 SEED=1, LOG=kafka with KINDS=node_kill,... (all)
-	@$(BIN)/python -m chaos --seconds $(SECONDS) --seed $(SEED) --log $(LOG) $(if $(KINDS),--kinds $(KINDS))
+chaos: setup $(if $(filter kafka,$(LOG)),kafka-jars postgres) ## kill under load and count: SECONDS=125 SEED=1; LOG=kafka: KINDS=node_kill,... (all) NODES=3 RATE=100
+	@$(BIN)/python -m chaos --seconds $(SECONDS) --seed $(SEED) --log $(LOG) $(if $(KINDS),--kinds $(KINDS)) \
+	  $(if $(NODES),--nodes $(NODES)) $(if $(RATE),--rate $(RATE))

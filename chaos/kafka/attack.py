@@ -24,8 +24,8 @@ from blackbox.matching import match
 from chaos.judge import Acked, Report, judge, judge_trainings
 from chaos.kafka.faults import inject
 from chaos.kafka.ground import Ground
-from chaos.kafka.plan import PARTITIONS, Kind, Requests, Step, Trainings, rounds
-from chaos.kafka.topics import CLAIMS, DLQ, OUTPUT, Following, Sending, node_of, read_all, result_of, wait_decided
+from chaos.kafka.plan import MOMENTS, PARTITIONS, Kind, Moment, Requests, Step, Trainings, rounds
+from chaos.kafka.topics import CLAIMS, DLQ, OUTPUT, Following, Sending, node_of, read_all, result_of, unfinished, wait_decided
 from chaos.kafka.witness import Claims, wait
 from chaos.plan import Send, Training
 
@@ -35,9 +35,12 @@ BURST_S = 1.5
 TRAINING_EVERY_S = 8.0
 ANNOUNCE_WAIT_S = 30.0
 QUIET_S = 60.0
-"""When nothing new has come for so long after the last request was sent, what is missing is lost."""
+"""When nothing new has come for so long after the last request was sent, what is missing is lost, although nodes still have it to do."""
+DRAINED_S = 3.0
+"""When nothing new has come for so long, and the nodes have got past every record of every topic of requests, what is missing is lost."""
 FLOWS_S = 60.0
 """A fault that is over must let requests be answered within this time; a node that hangs shows here."""
+NEWEST = 2000
 PACE_S = 1.0
 """Between two faults."""
 
@@ -81,7 +84,7 @@ class Attack:
         per_s: requests a second.
         most_nodes: nodes after scaling out.
         program: what stands for the shipped command, where a planted fault is wanted.
-        requests: what is sent, where another mixture is wanted.
+        moments: at which of them nodes are killed, drawn anew for each.
     """
 
     def __init__(
@@ -97,8 +100,8 @@ class Attack:
         most_nodes: int = 3,
         program: tuple[str, ...] = (),
         quiet_s: float = QUIET_S,
-        requests: Requests | None = None,
         trains: bool = True,
+        moments: tuple[Moment, ...] = MOMENTS,
         say: Callable[[str], None] = lambda words: None,
     ) -> None:
         self.ground = ground
@@ -111,6 +114,7 @@ class Attack:
         self.most_nodes = most_nodes
         self.program = program
         self.quiet_s = quiet_s
+        self.moments = moments
         self.say = say
         self.claims = Claims()
         self.acked: dict[str, Acked] = {}
@@ -119,7 +123,7 @@ class Attack:
         self.tallies: dict[Kind, Tally] = defaultdict(Tally)
         self.wrong: list[str] = []
         self.trainings: list[Training] = []
-        self.requests = requests or Requests(name, seed)
+        self.requests = Requests(name, seed)
         self._asked: list[Send] = []
         self._lock = threading.Lock()
         self._trains = trains
@@ -172,6 +176,12 @@ class Attack:
             sends = self.requests.take(int(self.per_s * BURST_S))
         self.send(sends)
 
+    def hold_up(self, seconds: float) -> None:
+        """Send a request that the worker of its release takes so long for."""
+        with self._lock:
+            slow = self.requests.slow(seconds)
+        self.send([slow])
+
     def train(self, *, killed: bool | None = None) -> Training:
         """Ask for a training."""
         training = self._training_source.take(killed=killed)
@@ -183,6 +193,15 @@ class Attack:
     @property
     def unanswered(self) -> int:
         return len(self.acked) - len(self.answered)
+
+    def answered_above(self) -> int:
+        """Of the newest requests, how many are answered while one that lies before them in their partition is not."""
+        newest = [(acked.where, request_id in self.answered) for request_id, acked in list(self.acked.items())[-NEWEST:]]
+        lowest: dict[int, int] = {}
+        for (_, partition, offset), answered in newest:
+            if not answered:
+                lowest[partition] = min(offset, lowest.get(partition, offset))
+        return sum(answered and offset > lowest.get(partition, offset) for (_, partition, offset), answered in newest)
 
     def start(self, name: str) -> None:
         """Start a node again and wait until it accepts requests."""
@@ -284,14 +303,22 @@ class Attack:
         time.sleep(PACE_S)
 
     def _settle(self) -> None:
-        """Wait for the last answers; give up when nothing new has come for `quiet_s`."""
+        """Wait for the last answers; give up when nothing new has come for `quiet_s`, or nothing is left to be done."""
         seen, since = len(self.answered), time.monotonic()
-        while self.unanswered > 0 and time.monotonic() - since < self.quiet_s:
+        while self.unanswered > 0 and (quiet_s := time.monotonic() - since) < self.quiet_s:
             time.sleep(0.1)
+            if quiet_s > DRAINED_S and self._nothing_left() and len(self.answered) == seen:
+                self.say(f"{self.unanswered} requests have no result, and no node has one to do")
+                break
             if len(self.answered) != seen:
                 seen, since = len(self.answered), time.monotonic()
         if not wait_decided(self.ground.inside, OUTPUT):
             self.wrong.append("a transaction was still open on the output topic at the end")
+
+    def _nothing_left(self) -> bool:
+        """Whether the nodes have got past every request on the topics; a training then still is in the store, so none may be open."""
+        trains = any(one.send.asked.id not in self.answered for one in self.trainings)
+        return not trains and unfinished(self.ground.inside) == 0
 
     def _judge(self, attack_s: float) -> Outcome:
         messages = read_all(self.ground.inside, OUTPUT)

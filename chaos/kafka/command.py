@@ -13,7 +13,7 @@ import uuid
 from pathlib import Path
 
 from chaos.kafka.attack import Attack
-from chaos.kafka.ground import Ground
+from chaos.kafka.ground import SESSION_S, Ground
 from chaos.kafka.plan import KINDS, NEED_BROKERS, NEED_PROXY, NEED_THREE, Kind
 
 PER_S = 100.0
@@ -59,9 +59,9 @@ def run(seconds: float, seed: int, kinds: str, per_s: float, most_nodes: int, fo
     marks = place / "marks"
     marks.mkdir(exist_ok=True)
     # Odd seeds: the group protocol that nodes use with Kafka's defaults; even ones: that of KIP-848.
-    next_generation = seed % 2 == 0
-    say(f"seed {seed}: {', '.join(chosen)}; {brokers or 'foreign'} brokers, {'KIP-848' if next_generation else 'classic'} groups")
-    with Ground(place, brokers=brokers, next_generation=next_generation, long=seconds >= LONG_S) as ground:
+    session_s = SESSION_S if seed % 2 == 0 else 0.0
+    say(f"seed {seed}: {', '.join(chosen)}; {brokers or 'foreign'} brokers, {'KIP-848' if session_s else 'classic'} groups")
+    with Ground(place, brokers=brokers, session_s=session_s, long=seconds >= LONG_S) as ground:
         say(f"cluster {ground.bootstrap} and store answer")
         ground.prepare("a", say)
         name = f"chaos{uuid.uuid4().hex[:6]}"  # ids of their own, because somebody's cluster may hold those of an earlier attack

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from confluent_kafka import KafkaException, Producer
 
 from blackbox import processes
-from chaos.kafka.plan import Kind, Step
+from chaos.kafka.plan import Kind, Moment, Step
 from chaos.kafka.proxy import ADD_OFFSETS, ADD_PARTITIONS, END_TXN, INIT_PRODUCER_ID, PRODUCE, TXN_OFFSET_COMMIT, Trap, Writer
 from chaos.kafka.topics import INPUT, leaders
 from chaos.kafka.witness import Book, wait
@@ -32,6 +32,11 @@ TRANSACTION_TIMEOUT_S = 10.0
 FROZEN_S = TRANSACTION_TIMEOUT_S + 4.0
 """A broker looks for transactions past their timeout every second in the profile TEST."""
 CAUGHT_S = 30.0
+ENDED_S = 0.1
+"""Longer than a broker takes to end a transaction and answer."""
+ABOVE, ABOVE_S = 20, 2.0
+"""Results that are committed above an unanswered request, for a kill at that moment, and how long the worker of one release is held
+up, so that those of the other are."""
 LOG_TAIL_BYTES = 2_000_000
 SETTLED_S = 0.7
 NAMES = "abcdefgh"
@@ -73,8 +78,8 @@ def node_kill(attack: Attack, step: Step, draw: random.Random) -> str:
     node = draw.choice(attack.holding())
     writer, moment = attack.claims.writer_of(node), attack.claims.moment()
     held = {claim.of for claim in attack.claims.held_by(node)}
-    attack.burst()
-    time.sleep(draw.uniform(0, 0.5))
+    moment_of_kill = draw.choice(attack.moments)
+    _wait_for_moment(attack, node, moment_of_kill, draw)
     open_requests = attack.unanswered
     attack.ground.nodes[node].kill()
     alone = not attack.ground.living()
@@ -83,7 +88,8 @@ def node_kill(attack: Attack, step: Step, draw: random.Random) -> str:
     taken = _taken_over(attack, held, writer, moment)
     if not alone:
         attack.start(node)
-    return f"{node} killed with {open_requests} requests open, {taken} of its partitions claimed as a dead owner's" if taken else ""
+    words = f"{node} killed ({moment_of_kill}) with {open_requests} requests open, {taken} of its partitions claimed as a dead owner's"
+    return words if taken else ""
 
 
 def node_stop(attack: Attack, step: Step, draw: random.Random) -> str:
@@ -298,6 +304,26 @@ def _freeze_at(attack: Attack, node: str, writer: Writer, keys: frozenset[int], 
         return True
     proxies.drop(trap)
     return False
+
+
+def _wait_for_moment(attack: Attack, node: str, moment: Moment, draw: random.Random) -> None:
+    """Send a burst and wait for the moment at which the node is to be killed; where it does not come, any moment will do."""
+    if moment == "above":
+        attack.hold_up(ABOVE_S)
+        attack.burst()
+        wait(lambda: attack.answered_above() >= ABOVE, ABOVE_S)
+    elif moment == "any" or attack.ground.proxies is None:
+        attack.burst()
+        time.sleep(draw.uniform(0, 0.5))
+    elif moment == "inside":
+        _freeze_at(attack, node, "results", frozenset({ADD_OFFSETS, TXN_OFFSET_COMMIT}), attack.burst)
+    else:
+        passed = attack.ground.proxies.set(Trap(f"millstream-{node}", "results", frozenset({END_TXN}), "hold"))
+        attack.burst()
+        if passed.done.wait(CAUGHT_S):
+            time.sleep(ENDED_S)
+        else:
+            attack.ground.proxies.drop(passed)
 
 
 def _taken_over(attack: Attack, held: set[str], writer: str, moment: int, timeout_s: float = TAKE_OVER_S) -> int:

@@ -28,8 +28,19 @@ PACKAGES = Path(__file__).parents[1] / "packages"
 PACKAGE, RELEASES = "chaos-lines", ("1.0.0", "2.0.0")
 ACCEPTING_TIMEOUT_S = 180.0
 TRAINING_TIMEOUT_S = 180.0
-NEXT_GENERATION = {"group.consumer.session.timeout.ms": "6000", "group.consumer.min.session.timeout.ms": "6000"}
-"""With these a node uses the group protocol of KIP-848; with Kafka's defaults the classic one, whose session is 6 s too."""
+SESSION_S = 6.0
+"""A session of which nodes use the group protocol of KIP-848; with Kafka's defaults they use the classic one, whose session is 6 s too."""
+
+
+def next_generation(session_s: float) -> dict[str, str]:
+    """Settings of brokers with which nodes use the group protocol of KIP-848."""
+    session_ms, heartbeat_ms = str(int(session_s * 1000)), str(int(session_s * 1000 / 6))
+    return {
+        "group.consumer.session.timeout.ms": session_ms,
+        "group.consumer.min.session.timeout.ms": session_ms,
+        "group.consumer.heartbeat.interval.ms": heartbeat_ms,
+        "group.consumer.min.heartbeat.interval.ms": heartbeat_ms,
+    }
 
 
 class Ground:
@@ -39,11 +50,12 @@ class Ground:
         folder: for everything.
         brokers: 1 or 3 of its own, each behind a proxy; 0 where `KAFKA_BOOTSTRAP` names a cluster, which has neither proxy nor
             brokers to kill.
-        next_generation: let the nodes use the group protocol of KIP-848.
+        session_s: after what silence a node is dead to its group, under the protocol of KIP-848; 0 for Kafka's defaults, with which
+            the nodes use the classic one.
         long: brokers that run fast rather than start fast.
     """
 
-    def __init__(self, folder: Path, *, brokers: int, next_generation: bool = False, long: bool = False) -> None:
+    def __init__(self, folder: Path, *, brokers: int, session_s: float = 0.0, long: bool = False) -> None:
         self.folder = folder
         self.nodes: dict[str, Node] = {}
         self.brokers: list[Broker] = []
@@ -53,7 +65,7 @@ class Ground:
         self.options = {str(name): value for name, value in json.loads(os.environ.get("KAFKA_OPTIONS") or "{}").items()}
         self._count = brokers
         self._profile = LOAD if long else TEST
-        self._properties = NEXT_GENERATION if next_generation else {}
+        self._properties = next_generation(session_s) if session_s else {}
         self._left = ExitStack()
         self._lock = threading.Lock()
 

@@ -49,6 +49,11 @@ NEED_THREE: tuple[Kind, ...] = ("broker_loss",)
 TWICE: tuple[Kind, ...] = ("commit_cut", "worker_kill")
 """Faults that come twice a round: a cut before the broker has the end of the transaction and one before its answer."""
 
+Moment = Literal["any", "inside", "after", "above"]
+"""When a node is killed: some time after a burst; between the offsets and the end of a transaction; just after that end; or while
+results are committed above an unanswered request of their partition."""
+MOMENTS: tuple[Moment, ...] = ("any", "inside", "after", "above")
+
 
 @dataclass(frozen=True)
 class Step:
@@ -81,14 +86,11 @@ def rounds(seed: int, kinds: Sequence[Kind], *, scales: bool = True) -> Iterator
 class Requests:
     """Requests without end. Numbers go up over all kinds, so that a nonce tells one request."""
 
-    def __init__(self, name: str, seed: int, *, slow_share: float = SLOW_SHARE, slow_s: float = SLOW_S) -> None:
+    def __init__(self, name: str, seed: int) -> None:
         self._name = name
         self._draw = random.Random(seed + 1)
-        self._slow_share = slow_share
-        self._slow_s = slow_s
         self._tenants = lines()
         self._number = 0
-        self._since_killer = 0
 
     def take(self, count: int) -> list[tuple[Send, int]]:
         """The next ones, each with the partition it goes to: releases and tenants are mixed on all of them."""
@@ -96,8 +98,11 @@ class Requests:
 
     def poison(self) -> tuple[Send, int]:
         """A request whose row kills the node above its worker, each time it runs."""
-        send, partition = self._row("killer", harm="node before reply", dead="node_killed")
-        return send, partition
+        return self._row("killer", harm="node before reply", dead="node_killed")
+
+    def slow(self, seconds: float) -> tuple[Send, int]:
+        """A request whose row takes so long: the worker of its release answers nothing else meanwhile."""
+        return self._row("slow", slow_s=seconds)
 
     def _next(self) -> tuple[Send, int]:
         lot = self._draw.random()
@@ -105,12 +110,12 @@ class Requests:
             return self._row("killer", harm=self._draw.choice(["exit", "kill", "segfault"]))
         if lot < KILLER_SHARE + BAD_SHARE:
             return self._row("bad")
-        return self._row("slow" if lot > 1 - self._slow_share else "good")
+        return self._row("slow" if lot > 1 - SLOW_SHARE else "good")
 
-    def _row(self, kind: str, *, harm: str = "", dead: str = "worker_died") -> tuple[Send, int]:
+    def _row(self, kind: str, *, harm: str = "", dead: str = "worker_died", slow_s: float = SLOW_S) -> tuple[Send, int]:
         number, self._number = self._number, self._number + 1
         line = self._draw.choice(self._tenants)
-        send = inference(f"{self._name}-{number}", line, number, self._draw, kind, harm=harm, slow_s=self._slow_s)
+        send = inference(f"{self._name}-{number}", line, number, self._draw, kind, harm=harm, slow_s=slow_s)
         if kind == "killer" and dead != "worker_died":
             asked = send.asked
             send = Send(type(asked)(asked.id, asked.tenant, kind, "dead", dead, 0.0, number, asked.release), send.line)

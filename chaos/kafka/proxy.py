@@ -28,7 +28,8 @@ LOOK_BYTES = 256
 _ID = re.compile(rb"millstream[A-Za-z0-9_.-]*")
 
 Writer = Literal["results", "claims", "outbox"]
-"""The transactional producers of a node: their ids are `millstream.NODE.INSTANCE`, the same with `.claims`, and `millstream.outbox`."""
+"""The transactional producers of a node: their ids are `millstream.NODE.INSTANCE`, the same with `.claims.GROUP`, and
+`millstream.outbox`."""
 
 
 def writer_of(body: bytes) -> Writer | None:
@@ -37,7 +38,7 @@ def writer_of(body: bytes) -> Writer | None:
     if found is None:
         return None
     name = found[0].decode()
-    return "outbox" if name == "millstream.outbox" else "claims" if name.endswith(".claims") else "results"
+    return "outbox" if name == "millstream.outbox" else "claims" if ".claims." in name + "." else "results"
 
 
 @dataclass

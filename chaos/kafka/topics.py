@@ -15,6 +15,11 @@ from chaos.judge import Acked, Result
 from chaos.plan import Send
 
 INPUT, OUTPUT, DLQ, CLAIMS = "ml.pipeline.input", "ml.pipeline.output", "ml.pipeline.dlq", "ml.claim"
+GROUPS = {
+    "millstream": (INPUT,),
+    "millstream.aside": tuple(f"ml.pipeline.{name}" for name in ("retry.0s", "retry.5s", "retry.1m", "parked", "overflow")),
+}
+"""What the nodes read requests from, by the group that reads it."""
 Config = Mapping[str, Any]
 """Settings of librdkafka by their names."""
 
@@ -101,6 +106,21 @@ def read_all(config: Config, topic: str) -> list[Message]:
     consumer = _reader(config)
     try:
         bounds = [bound for bound in _bounds(consumer, topic) if bound[1] < bound[2]]
+    finally:
+        consumer.close()
+    return _read_on(config, topic, bounds)
+
+
+def _read_on(config: Config, topic: str, bounds: Sequence[tuple[int, int, int]]) -> list[Message]:
+    """Committed records of partitions, each from its offset to its end.
+
+    Raises:
+        RuntimeError: a partition could not be read to its end.
+    """
+    if not bounds:
+        return []
+    consumer = _reader(config)
+    try:
         consumer.assign([TopicPartition(topic, n, low) for n, low, _ in bounds])
         open_partitions, found = {n: end for n, _, end in bounds}, []
         deadline = time.monotonic() + 120
@@ -116,6 +136,30 @@ def read_all(config: Config, topic: str) -> list[Message]:
         return found
     finally:
         consumer.close()
+
+
+def unfinished(config: Config, groups: Mapping[str, Sequence[str]] = GROUPS) -> int:
+    """Requests that the nodes' groups have not got past: committed records from their positions to the present ends.
+
+    Args:
+        groups: topics by the group that reads them.
+
+    Raises:
+        RuntimeError: a partition could not be read to its end.
+    """
+    return sum(len(_read_on(config, topic, _places(config, group, topic))) for group, topics in groups.items() for topic in topics)
+
+
+def _places(config: Config, group: str, topic: str) -> list[tuple[int, int, int]]:
+    """Partition, position of a group and end, of each partition in which something lies between the two."""
+    asker = _reader({**config, "group.id": group})  # never subscribes, so it is no member
+    try:
+        bounds = _bounds(asker, topic)
+        positions = asker.committed([TopicPartition(topic, n) for n, _, _ in bounds], timeout=10)
+        places = [(n, place.offset if place.offset >= 0 else low, end) for (n, low, end), place in zip(bounds, positions, strict=True)]
+        return [place for place in places if place[1] < place[2]]
+    finally:
+        asker.close()
 
 
 def wait_decided(config: Config, topic: str, timeout_s: float = 30.0) -> bool:

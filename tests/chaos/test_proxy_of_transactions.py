@@ -90,7 +90,7 @@ def test_a_held_request_waits_for_what_is_done_meanwhile(proxies: Proxies, broke
 def test_writers_are_told_apart_by_their_transactional_ids() -> None:
     """A node's producers of results, of claims and of the outbox write under ids of their own."""
     assert writer_of(b"\x00\x1amillstream.a.01ABC\x00\x00\x00\x00") == "results"
-    assert writer_of(b"\x21millstream.a.01ABC.claims\x00\x00\x00\x00") == "claims"
+    assert writer_of(b"\x21millstream.a.01ABC.claims.millstream.aside\x00\x00\x00\x00") == "claims"
     assert writer_of(b"\x12millstream.outbox\x00\x00\x00\x00") == "outbox"
     assert writer_of(b"\xff\xff\x00\x01") is None
 
