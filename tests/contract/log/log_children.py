@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from multiprocessing.connection import Connection
 
-from log_cases import GROUP, IN, OUT, PARTITIONS, Listener, open_log
+from log_cases import GROUP, IN, MAX_RECORD_BYTES, OUT, PARTITIONS, Listener, numbered, open_log
+from millstream_server.adapters.kafka import KafkaLog
+from millstream_server.core.errors import MillstreamError
 from millstream_server.core.log import CommitPosition, Outgoing
 
 BATCH = 20
@@ -43,3 +45,28 @@ def append_until_killed(address: str, told: Connection) -> None:
         log.append([Outgoing(IN, str(n).encode(), key=b"k", partition=n % PARTITIONS) for n in range(number, number + BATCH)])
         number += BATCH
         told.send(number)
+
+
+def commit_after_a_freeze(bootstrap: str, options: dict[str, object], told: Connection) -> None:
+    """Read from Kafka until the partitions were lost and came again, then commit under the word of before; tells what was told, how
+    the commit ended, and the epochs before and after."""
+    log = KafkaLog.open(bootstrap, options=options, max_record_bytes=MAX_RECORD_BYTES)
+    listener = Listener()
+    consumer = log.consumer(GROUP, [IN], listener, writer="frozen")
+    committer = log.committer("frozen")
+    while listener.epoch < 0:
+        consumer.poll(10, 0.1)
+    before, snapshot = listener.epoch, consumer.snapshot()
+    told.send("reads")
+    while listener.epoch == before:
+        consumer.poll(10, 0.1)
+    committer.begin()
+    committer.send(numbered(1, topic=OUT))
+    try:
+        committer.commit(GROUP, [CommitPosition(IN, 0, 2)], snapshot)
+        ended = "committed"
+    except MillstreamError as error:
+        ended = type(error).__name__
+    told.send((listener.told[:3], ended, [before, listener.epoch]))
+    consumer.close()
+    log.close()

@@ -207,9 +207,10 @@ def _look(reader: Reader, appended: Appended, wait_s: float) -> Result | None:
     """The result of the record at these coordinates, if it is among what came."""
     from millstream_server.core.result import decode_result
 
+    alike = any(of.partition == appended.partition for of in reader.positions())
     for record in reader.poll(1000, wait_s):
-        if record.partition != appended.partition or record.value is None:
-            continue  # a result lies in the partition of its request
+        if record.value is None or (alike and record.partition != appended.partition):
+            continue  # a result lies in the partition of its request, where the output topic has that one
         result = decode_result(record.value)
         if (result.record.topic, result.record.partition, result.record.offset) == (appended.topic, appended.partition, appended.offset):
             return result

@@ -442,9 +442,12 @@ def unwritable(record: Outgoing, code: str) -> Outgoing:
         )
         small = msgspec.structs.replace(result, status="failed", result=msgspec.UNSET, error=said)
     else:
-        said = ResultError(
-            "reply_topic_unavailable", f"the reply topic {record.topic} does not exist", "", mend_of("reply_topic_unavailable")
-        )
+        place = f"the reply topic {record.topic}" + (f", partition {record.partition}," if record.partition is not None else "")
+        if code == "unknown_topic":
+            said = ResultError("reply_topic_unavailable", f"{place} does not exist", "", mend_of("reply_topic_unavailable"))
+        else:
+            mend = "see that its brokers live and that the platform may write to it, or leave reply_to out"
+            said = ResultError("reply_topic_unavailable", f"{place} is there, and could not be written for a while", "", mend)
         small = msgspec.structs.replace(result, error=result.error or said)
     return Outgoing(OUTPUT, encode_result(small), record.key, record.headers, result.record.partition)
 

@@ -28,6 +28,8 @@ from millstream_server.node.pool import Pool
 
 FEW_DEADLINES = 1000
 """Deadlines that are kept without looking whose requests have ended."""
+MOST_PARTITIONS = 1 << 31
+"""Of a topic, as far as a partition's number is believed."""
 _PLACE = attrgetter("source_topic", "source_partition")
 
 
@@ -233,7 +235,8 @@ class Intake:
             origin = origin_of(record)
         else:
             try:
-                origin, attempts, alone = retried_origin(record, self._partitions)
+                # Of a log that nodes share, somebody may have given the input topic more partitions than the others.
+                origin, attempts, alone = retried_origin(record, self._partitions if self._shares is None else MOST_PARTITIONS)
             except ValueError as error:
                 self._answers.bury(record, epoch, origin_of(record), str(error))
                 return None

@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from millstream_server.core.errors import Invalid, MillstreamError, RecordTooLarge, Unavailable, UnknownTopic
+from millstream_server.core.errors import Fenced, Invalid, MillstreamError, RecordTooLarge, Unavailable, UnknownTopic
 from millstream_server.core.log import DLQ, MODELS, RELEASES, CommitPosition, Committer, Log
 from millstream_server.core.result import decode_result
 from millstream_server.core.store import OutboxRow, Store
@@ -60,6 +60,11 @@ class OutboxRelay:
                 self._trouble("")
             except Unavailable as error:
                 self._trouble(str(error))
+                more = False
+            except Fenced as error:
+                if not self._log.shared:
+                    raise
+                self._trouble(str(error))  # held up for longer than its lease: another node relays by now, and this one asks anew
                 more = False
             if more:
                 continue

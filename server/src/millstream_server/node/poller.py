@@ -85,6 +85,7 @@ class Poller:
         gone: Callable[[frozenset[TopicPartition], int], None],
         trouble: Callable[[str], None],
         failed: Callable[[BaseException], None],
+        note: Callable[[str], None],
         *,
         writer: str,
         max_held: int,
@@ -106,6 +107,7 @@ class Poller:
         self._gone = gone
         self._trouble = trouble
         self._failed = failed
+        self._note = note
         self._max_held = max_held
         self._max_held_bytes = max_held_bytes
         self._clock_ms = clock_ms
@@ -312,6 +314,9 @@ class Poller:
 
     def on_assign(self, positions: Sequence[CommitPosition], epoch: int) -> None:
         came = [TopicPartition(position.topic, position.partition) for position in positions]
+        for position in positions:
+            if position.note:
+                self._note(position.note)
         self._epoch = epoch
         with self._ledger.lock:
             for of, position in zip(came, positions, strict=True):

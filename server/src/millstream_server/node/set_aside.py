@@ -115,7 +115,7 @@ class SetAside:
         self._resubmit(
             [
                 msgspec.structs.replace(
-                    finish, outgoing=tuple(self._replace(r, "unknown_topic") if r.topic == topic else r for r in finish.outgoing)
+                    finish, outgoing=tuple(self._replace(r, "reply_topic_unavailable") if r.topic == topic else r for r in finish.outgoing)
                 )
                 for finish in kept
             ]

@@ -5,17 +5,21 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType, TopicDescription
+from confluent_kafka.admin._metadata import ClusterMetadata
 
-from millstream_server.adapters.kafka.errors import error_of, translated
-from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S
-from millstream_server.core.errors import Invalid, LogUnavailable, RecordTooLarge, UnknownTopic
+from millstream_server.adapters.kafka.errors import MISSING, SILENT, error_of, translated
+from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S, Connection
+from millstream_server.core.errors import Invalid, LogUnavailable, MillstreamError, RecordTooLarge, UnknownTopic
 from millstream_server.core.log import Outgoing, TopicInfo, TopicSpec
 from millstream_server.core.partitioner import partition_of
+
+T = TypeVar("T")
 
 REMEMBERED_S = 30.0
 """How long a topic's partitions and limits are believed without asking again."""
@@ -42,19 +46,22 @@ class Topic(msgspec.Struct, frozen=True):
 class Catalog:
     """May be used from any thread."""
 
-    def __init__(self, admin: AdminClient, *, replication: int, max_record_bytes: int) -> None:
+    def __init__(self, admin: AdminClient, connection: Connection, *, replication: int, max_record_bytes: int) -> None:
         self._admin = admin
+        self._connection = connection
         self._replication = replication
         self._max_record_bytes = max_record_bytes
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, Topic]] = {}
+        self._own: dict[str, TopicSpec] = {}
+        """What this process made, or found made, at its start."""
         self.turn = itertools.count()
 
     def topic(self, name: str) -> Topic:
         """Find a topic, asking the cluster where it is not known or was asked long ago.
 
         Raises:
-            UnknownTopic, LogUnavailable
+            UnknownTopic, LogUnavailable: the latter also where it is one of the platform's own and was deleted.
         """
         with self._lock:
             at_s, known = self._known.get(name, (0.0, None))
@@ -63,11 +70,10 @@ class Catalog:
         try:
             (found,) = self._ask([name])
         except LogUnavailable:
+            with self._lock:
+                known = self._known.get(name, (0.0, None))[1]
             if known is not None:
                 return known  # it was there, and the cluster cannot be asked now: the write itself will tell
-            raise
-        except UnknownTopic:
-            self.forget(name)
             raise
         return found
 
@@ -81,6 +87,21 @@ class Catalog:
         with self._lock:
             return list(self._known)
 
+    def missing(self, name: str) -> MillstreamError:
+        """The error to raise for a topic that the cluster does not have. One of the platform's own was there and is to come back;
+        what waits for it waits."""
+        self.forget(name)
+        spec = self._own.get(name)
+        if spec is None:
+            return UnknownTopic(name)
+        config = " ".join(f"--config {key}={value}" for key, value in self._config(spec).items())
+        return LogUnavailable(
+            f"the topic {name} is gone from the cluster: it was deleted, or this client may not see it any more",
+            code="unknown_topic",
+            mend=f"make it again: kafka-topics.sh --bootstrap-server {self._connection.bootstrap} --create --topic {name} "
+            f"--partitions {spec.partitions} {config}",
+        )
+
     def load(self) -> list[TopicInfo]:
         """Every topic that is not the cluster's own."""
         names = [name for name in self._names() if not name.startswith("__")]
@@ -93,6 +114,7 @@ class Catalog:
             Invalid: log_misfit, naming what is wrong with which topic and how to mend it.
             LogUnavailable
         """
+        self._own |= {spec.name: spec for spec in specs}
         there = set(self._names())
         for spec in specs:
             if spec.name in there:
@@ -109,8 +131,14 @@ class Catalog:
         for spec in missing:
             self._wait_until_led(spec.name)
 
-    def place(self, record: Outgoing, turn: int) -> int:
+    def place(self, record: Outgoing, turn: int, *, wrap: bool = False) -> int:
         """The partition that a record goes to.
+
+        Args:
+            record: what is to be written.
+            turn: decides where neither partition nor key do.
+            wrap: begin again at 0 for a partition that an own topic does not have: results stand on the partition of their request,
+                and somebody may have given the input topic more partitions than theirs.
 
         Raises:
             UnknownTopic: also for a partition that the topic does not have.
@@ -123,6 +151,8 @@ class Catalog:
                 f"a record of {size:,} bytes for {record.topic} was refused: the log takes {topic.max_bytes:,}", where=record.topic
             )
         if record.partition is not None:
+            if wrap and record.topic in self._own:
+                return record.partition % topic.partitions
             if not 0 <= record.partition < topic.partitions:
                 self.forget(record.topic)
                 raise UnknownTopic(f"{record.topic} with a partition {record.partition}: it has {topic.partitions}")
@@ -134,30 +164,58 @@ class Catalog:
     # --- asking -----------------------------------------------------------------------------------------------------------
 
     def _names(self) -> list[str]:
-        try:
-            return sorted(self._admin.list_topics(timeout=CALL_TIMEOUT_S).topics)
-        except KafkaException as error:
-            raise _told(error, "listing topics") from error
+        return sorted(self.metadata().topics)
+
+    def metadata(self) -> ClusterMetadata:
+        """What the cluster tells of itself and of all topics.
+
+        Raises:
+            LogUnavailable
+        """
+        return self._patiently(lambda wait_s: self._admin.list_topics(timeout=wait_s))
+
+    def _described(self, name: str) -> TopicDescription:
+        """A topic and its partitions. `list_topics` of one topic would make it, where brokers make what is asked for.
+
+        Raises:
+            UnknownTopic, LogUnavailable
+        """
+        asked = TopicCollection([name])
+        described: TopicDescription = self._patiently(
+            lambda wait_s: self._admin.describe_topics(asked, request_timeout=wait_s)[name].result(), name
+        )
+        return described
+
+    def _patiently(self, call: Callable[[float], T], topic: str = "") -> T:
+        """Wait for a cluster that is away, but not for one that does not let us in."""
+        deadline_s = time.monotonic() + CALL_TIMEOUT_S
+        wait_s = 1.0
+        while True:
+            try:
+                found = call(wait_s)
+            except KafkaException as error:
+                self._admin.poll(0)  # hears of a refusal
+                said, left_s = error_of(error), deadline_s - time.monotonic()
+                if left_s <= 0 or said is None or said.code() not in SILENT or self._connection.silence.refused:
+                    raise self._told(error, "asking for topics", topic) from error
+                wait_s = min(left_s, 2 * wait_s)
+            else:
+                self._connection.silence.answered(self._admin)
+                return found
 
     def _ask(self, names: Sequence[str]) -> list[Topic]:
         if not names:
             return []
         counts: dict[str, int] = {}
         for name in names:
-            try:
-                found = self._admin.list_topics(name, timeout=CALL_TIMEOUT_S).topics[name]
-            except KafkaException as error:
-                raise _told(error, "looking at a topic", name) from error
-            if found.error is not None:
-                raise translated(found.error, "looking at a topic", where=name)
-            counts[name] = len(found.partitions)
+            counts[name] = len(self._described(name).partitions)
         described = self._admin.describe_configs([ConfigResource(ResourceType.TOPIC, n) for n in names], request_timeout=CALL_TIMEOUT_S)
         topics = []
         for resource, future in described.items():
             try:
                 config = {name: entry.value for name, entry in future.result().items()}
             except KafkaException as error:
-                raise _told(error, "reading a topic's settings", resource.name) from error
+                raise self._told(error, "reading a topic's settings", resource.name) from error
             topics.append(self._topic(resource.name, counts[resource.name], config))
         with self._lock:
             self._known.update((topic.name, (time.monotonic(), topic)) for topic in topics)
@@ -229,12 +287,18 @@ class Catalog:
         """A topic that was just made has no leaders for some 100 ms, and is then unknown to some brokers a little longer."""
         deadline_s = time.monotonic() + CALL_TIMEOUT_S
         while True:
-            found = self._admin.list_topics(name, timeout=CALL_TIMEOUT_S).topics[name]
-            if found.error is None and found.partitions and all(p.leader >= 0 for p in found.partitions.values()):
+            found = self.metadata().topics.get(name)
+            if found is not None and found.error is None and found.partitions and all(p.leader >= 0 for p in found.partitions.values()):
                 return
             if time.monotonic() > deadline_s:
                 raise LogUnavailable(f"topic {name} was made and has no leaders after {CALL_TIMEOUT_S:g} s", where=name)
             time.sleep(0.02)
+
+    def _told(self, error: KafkaException, doing: str, where: str = "") -> MillstreamError:
+        said = error_of(error)
+        if said is not None and said.code() in MISSING and where:
+            return self.missing(where)
+        return self._connection.silence.failure(error, self._admin, doing, where=where)
 
 
 def size_bytes(record: Outgoing) -> int:
@@ -252,8 +316,3 @@ def size_bytes(record: Outgoing) -> int:
     for name, content in record.headers:
         size += len(name.encode()) + len(content)
     return size
-
-
-def _told(error: KafkaException, doing: str, where: str = "") -> Exception:
-    said = error_of(error)
-    return translated(said, doing, where=where) if said is not None else error

@@ -18,7 +18,8 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from millstream_server.adapters.kafka.carrier import Carrier
-from millstream_server.adapters.kafka.errors import FENCED, error_of, translated
+from millstream_server.adapters.kafka.errors import FENCED, error_of
+from millstream_server.adapters.kafka.positions import Seen, checked
 from millstream_server.adapters.kafka.reader import KafkaReader
 from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S, Connection
 from millstream_server.core.errors import LogUnavailable, MillstreamError
@@ -97,7 +98,7 @@ class Claims:
         if not mine:
             return
         try:
-            positions = self._positions(mine)
+            positions = checked(mine, self._committed(mine), {}, self._log.bounds)
             self._write({of: Claim(self._writer, positions[of].offset, 0, True) for of in mine}, positions, metadata)
         except MillstreamError:
             self._producer = None
@@ -115,7 +116,9 @@ class Claims:
         dead = {of: c for of, c in before.items() if c is not None and not c.released and c.transactional_id != self._writer}
         for transactional_id in {claim.transactional_id for claim in dead.values()}:
             self._end_transaction_of(transactional_id)
-        positions = self._positions(partitions)
+        committed = self._committed(partitions)
+        seen = {of: Seen(claim.offset, claim.released) for of, claim in before.items() if claim is not None}
+        positions = checked(partitions, committed, seen, self._log.bounds)
         claims = {}
         for of in partitions:
             crashes = 0
@@ -150,24 +153,23 @@ class Claims:
             # Fenced: another new owner is doing the same. In time: its last transaction wrote to a topic that is away, and ends
             # when that is back; the positions that are read next are decided all the same.
             if said is None or said.code() not in FENCED | {KafkaError._TIMED_OUT, KafkaError.CONCURRENT_TRANSACTIONS}:
-                raise _told(error, "ending the transaction of a dead owner", transactional_id) from error
+                raise self._told(error, producer, "ending the transaction of a dead owner", transactional_id) from error
 
-    def _positions(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, CommitPosition]:
-        found = {TopicPartition(p.topic, p.partition): p for p in self._log.committed_of(self._group, partitions)}
-        missing = [of for of in partitions if of not in found]
-        starts, _ = self._log.bounds(missing)
-        return found | {of: CommitPosition(of.topic, of.partition, start) for of, start in zip(missing, starts, strict=True)}
+    def _committed(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, CommitPosition]:
+        return {TopicPartition(p.topic, p.partition): p for p in self._log.committed_of(self._group, partitions)}
 
     def _write(self, claims: dict[TopicPartition, Claim], positions: dict[TopicPartition, CommitPosition], metadata: object) -> None:
+        producer = self._open_producer()
         try:
-            producer = self._open_producer()
             self._carrier.call(lambda: self._transact(producer, claims, positions, metadata), HANG_S)
         except TimeoutError as error:
             self._producer, self._carrier = None, Carrier("claims")
+            if self._connection.silence.silent(producer):
+                raise self._connection.silence.told() from error
             raise LogUnavailable(f"claiming partitions: {error}", where=self._group) from error
         except KafkaException as error:
             self._producer = None  # whatever became of it, a new producer ends it first
-            raise _told(error, "claiming partitions", self._group) from error
+            raise self._told(error, producer, "claiming partitions", self._group) from error
 
     def _transact(
         self, producer: Producer, claims: dict[TopicPartition, Claim], positions: dict[TopicPartition, CommitPosition], metadata: object
@@ -183,16 +185,17 @@ class Claims:
     def _open_producer(self) -> Producer:
         if self._producer is None:
             producer = Producer(self._connection.transactional_producer(f"{self._writer}.claims.{self._group}", self._max_record_bytes))
-            producer.init_transactions(CALL_TIMEOUT_S)
+            try:
+                producer.init_transactions(CALL_TIMEOUT_S)
+            except KafkaException as error:
+                raise self._told(error, producer, "claiming partitions", self._group) from error
             self._producer = producer
         return self._producer
 
     def _key(self, of: TopicPartition) -> str:
         return f"{self._group}/{of.topic}/{of.partition}"
 
-
-def _told(error: KafkaException, doing: str, where: str) -> MillstreamError:
-    """Every failure of a claim is one that is tried again, with a new producer."""
-    said = error_of(error)
-    told = translated(said, doing, where=where) if said is not None else LogUnavailable(f"{doing}: {error}", where=where)
-    return told if isinstance(told, LogUnavailable) else LogUnavailable(f"{doing}: {told.message}", where=where)
+    def _told(self, error: KafkaException, producer: Producer, doing: str, where: str) -> LogUnavailable:
+        """Every failure of a claim is one that is tried again, with a new producer."""
+        told = self._connection.silence.failure(error, producer, doing, where=where)
+        return told if isinstance(told, LogUnavailable) else LogUnavailable(told.message, where=where)

@@ -9,7 +9,7 @@ of transaction from ending the next one (librdkafka#5423).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from confluent_kafka import Consumer as KafkaClient
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -17,14 +17,16 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from millstream_server.adapters.kafka.carrier import Carrier
 from millstream_server.adapters.kafka.catalog import Catalog
-from millstream_server.adapters.kafka.errors import FENCED, error_of, translated
+from millstream_server.adapters.kafka.errors import FENCED, MISSING, error_of, translated
 from millstream_server.adapters.kafka.groups import group_of
 from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S, Connection
-from millstream_server.core.errors import LogUnavailable, MillstreamError
+from millstream_server.core.errors import LogUnavailable, MillstreamError, UnknownTopic
 from millstream_server.core.log import CommitPosition, Outgoing, Snapshot
 
 ABORT_TIMEOUT_S = 2.0
 
+UNDELIVERED = frozenset({KafkaError._INCONSISTENT, KafkaError._MSG_TIMED_OUT})
+"""What a commit says when a topic did not take its records in time."""
 
 HANG_S = 8.0
 """After what time a transaction's calls are given up: each has a limit of its own, which librdkafka does not always keep. Longer than
@@ -66,7 +68,7 @@ class KafkaCommitter:
         if not self._open:
             raise RuntimeError("no transaction is open: begin one first")
         turn = next(self._turns)
-        self._sent += [(record, self._catalog.place(record, turn)) for record in records]
+        self._sent += [(record, self._catalog.place(record, turn, wrap=True)) for record in records]
 
     def commit(self, group: str, positions: Sequence[CommitPosition], snapshot: Snapshot | None) -> None:
         """As the port says. After an error the transaction is over and a new one may be begun; `LogUnavailable.indeterminate` is
@@ -84,6 +86,8 @@ class KafkaCommitter:
             self._carrier.call(lambda: self._transact(producer, sent, group, positions, snapshot, progress), HANG_S)
         except TimeoutError as error:
             self._producer, self._carrier = None, Carrier("results")
+            if self._connection.silence.silent(producer):
+                raise self._connection.silence.told(indeterminate=progress.ending) from error
             raise LogUnavailable(f"committing results: {error}", where=self._id, indeterminate=progress.ending) from error
         except KeyError as error:  # the snapshot of a consumer that was closed
             self._producer = None
@@ -93,7 +97,8 @@ class KafkaCommitter:
                 progress.ending = False
             elif progress.ending or not self._aborted(producer, error):
                 self._producer = None
-            raise self._failure(error, ending=progress.ending, member=snapshot is not None) from error
+            topics = {record.topic for record, _ in sent} | {position.topic for position in positions}
+            raise self._failure(error, producer, topics, ending=progress.ending, member=snapshot is not None) from error
 
     def _transact(
         self,
@@ -142,9 +147,8 @@ class KafkaCommitter:
         try:
             producer.init_transactions(CALL_TIMEOUT_S)
         except KafkaException as error:
-            said = error_of(error)
-            told = translated(said, "starting to write", where=self._id) if said is not None else None
-            raise told if isinstance(told, LogUnavailable) else LogUnavailable(f"starting to write: {error}", where=self._id) from error
+            told = self._connection.silence.failure(error, producer, "starting to write", where=self._id)
+            raise told if isinstance(told, LogUnavailable) else LogUnavailable(told.message, where=self._id) from error
         self._producer = producer
         return producer
 
@@ -163,7 +167,7 @@ class KafkaCommitter:
         further transactions of this id until then: so the next producer gets a new one.
         """
         said = error_of(error)
-        if said is None or said.code() not in (KafkaError._INCONSISTENT, KafkaError._MSG_TIMED_OUT):
+        if said is None or said.code() not in UNDELIVERED:
             return False
         self._producer = None
         self._generation += 1
@@ -184,20 +188,39 @@ class KafkaCommitter:
             return False  # then a new producer ends it
         return True
 
-    def _failure(self, error: KafkaException, *, ending: bool, member: bool) -> MillstreamError:
+    def _failure(self, error: KafkaException, producer: Producer, topics: Iterable[str], *, ending: bool, member: bool) -> MillstreamError:
         said = error_of(error)
         if said is None:
             return LogUnavailable(f"committing results: {error}", where=self._id, indeterminate=True)
-        if said.code() in FENCED and not member:
-            # A writer without a group, such as the outbox relay: another process took its id over, and this one must stop.
-            self._fenced = True
-            return self._fence()
-        if said.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError.MSG_SIZE_TOO_LARGE):
-            for name in self._catalog.names():
-                self._catalog.forget(name)
-        told = translated(said, "committing results", where=self._id)
+        if said.code() in FENCED:
+            if not member:
+                # A writer without a group, such as the outbox relay: another process took its id over, and this one must stop.
+                self._fenced = True
+                return self._fence()
+            return LogUnavailable(
+                f"committing results: refused ({said.name()}), because another node took partitions over while this one was held up",
+                code="fenced",
+                where=self._id,
+                mend="nothing, the other node answers what was refused here; who has which partitions: millstream status",
+                indeterminate=ending,
+            )
+        told = self._connection.silence.failure(error, producer, "committing results", where=self._id)
+        if said.code() in MISSING | UNDELIVERED | {KafkaError.MSG_SIZE_TOO_LARGE}:
+            told = self._gone(topics) or told
         code = told.code if isinstance(told, LogUnavailable) else "log_unavailable"
-        return LogUnavailable(told.message, code=code, where=self._id, mend=told.mend, indeterminate=ending)
+        return LogUnavailable(told.message, code=code, where=told.where, mend=told.mend, indeterminate=ending)
+
+    def _gone(self, topics: Iterable[str]) -> LogUnavailable | None:
+        """Look at the topics anew: one of the platform's own that was deleted is what there is to tell."""
+        for name in sorted(topics):
+            self._catalog.forget(name)
+            try:
+                self._catalog.topic(name)
+            except LogUnavailable as error:
+                return error
+            except UnknownTopic:
+                pass  # a reply topic: its result is replaced when it is sent again
+        return None
 
     def _fence(self) -> MillstreamError:
         return translated(KafkaError(KafkaError._FENCED), "committing", where=self._id)

@@ -21,17 +21,21 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from millstream_server.adapters.kafka.claims import Claims
-from millstream_server.adapters.kafka.errors import error_of, translated
+from millstream_server.adapters.kafka.errors import SILENT, error_of, translated
+from millstream_server.adapters.kafka.positions import Bounds, checked
 from millstream_server.adapters.kafka.reader import SLICE_S
 from millstream_server.adapters.kafka.records import records_of
 from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S, Config
+from millstream_server.adapters.kafka.silence import Silence
 from millstream_server.core.errors import LogUnavailable
 from millstream_server.core.log import AssignmentListener, CommitPosition, Record, Snapshot, TopicPartition
 
 LOOK_S = 2.0
 """How often a cluster that does not answer is asked whether it does again."""
 
-Bounds = Callable[[Sequence[TopicPartition]], tuple[list[int], list[int]]]
+
+Change = Callable[[KafkaClient, list[KafkaPartition]], None]
+"""Told by librdkafka of partitions that came or went."""
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -46,9 +50,27 @@ class Member(msgspec.Struct, frozen=True):
 class KafkaConsumer:
     """`core.log.Consumer` on Kafka."""
 
-    def __init__(self, members: Sequence[Member], listener: AssignmentListener, bounds: Bounds) -> None:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        listener: AssignmentListener,
+        bounds: Bounds,
+        forget: Callable[[str], None],
+        silence: Silence,
+    ) -> None:
+        """Join the groups.
+
+        Args:
+            members: one for each group.
+            listener: told of partitions that come and go.
+            bounds: asks for first offsets and ends.
+            forget: told of a topic whose partitions changed, so that nobody believes an older number of them.
+            silence: hears and tells why the cluster does not answer.
+        """
         self._listener = listener
         self._bounds = bounds
+        self._forget = forget
+        self._silence = silence
         self._members = {member.group: member for member in members}
         self._group_of = {topic: member.group for member in members for topic in member.topics}
         self._epoch = 0
@@ -56,18 +78,19 @@ class KafkaConsumer:
         self._snapshot = Snapshot({})
         self._woken = threading.Event()
         self._silent = threading.Event()
-        self._silence = ""
         self._looked_s = 0.0
+        self._unplaced: dict[TopicPartition, int] = {}
         self._closed = False
         self._ended = False
+        self._raised: BaseException | None = None
         self._clients: dict[str, KafkaClient] = {}
         for group, member in self._members.items():
             client = self._clients[group] = KafkaClient(member.config | {"error_cb": self._on_error})
             client.subscribe(
                 list(member.topics),
-                on_assign=partial(self._assigned, group),
-                on_revoke=partial(self._revoked, group),
-                on_lost=partial(self._lost, group),
+                on_assign=self._kept(partial(self._assigned, group)),
+                on_revoke=self._kept(partial(self._revoked, group)),
+                on_lost=self._kept(partial(self._lost, group)),
             )
 
     def poll(self, max_records: int, wait_s: float) -> list[Record]:
@@ -83,30 +106,35 @@ class KafkaConsumer:
             if records or left_s <= SLICE_S or self._woken.is_set():
                 break
         self._woken.clear()
+        if self._unplaced:
+            self._place()
         self._publish()
         if not records:
             self._complain()
         return records
 
     def _take(self, max_records: int, wait_s: float) -> list[Record]:
-        """One round over the members; only the first, which reads the input, is waited for."""
+        """What the members have; where that is nothing, the first one's next record is waited for: it reads the input."""
         records: list[Record] = []
         for client in self._clients.values():
-            first = client.poll(wait_s if not records else 0)
-            wait_s = 0.0
-            if first is None:
-                continue
-            # A batch is never waited for: `consume` with a timeout would wait for its full number.
-            messages: list[Message] = [first]
-            room = max_records - len(records) - 1
-            if room > 0:
-                messages += client.consume(room, 0)
-            self._silent.clear()
-            records += records_of(messages)
+            records += self._take_of(client, max_records - len(records), 0.0)
             if len(records) >= max_records:
                 self._clients = dict([*list(self._clients.items())[1:], *list(self._clients.items())[:1]])  # the other has its turn
-                break
-        return records
+                return records
+        return records or self._take_of(self._clients[next(iter(self._members))], max_records, wait_s)
+
+    def _take_of(self, client: KafkaClient, max_records: int, wait_s: float) -> list[Record]:
+        first = client.poll(wait_s)
+        self._raise_kept()
+        if first is None:
+            return []
+        # A batch is never waited for: `consume` with a timeout would wait for its full number.
+        messages: list[Message] = [first]
+        if max_records > 1:
+            messages += client.consume(max_records - 1, 0)
+            self._raise_kept()
+        self._silent.clear()
+        return records_of(messages, self._unplaced)
 
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
         for client, owned in self._owned(partitions):
@@ -157,10 +185,31 @@ class KafkaConsumer:
             for member in self._members.values():
                 if member.claims is not None:
                     member.claims.close()
+        self._raise_kept()
 
     # --- changes of assignment, inside `poll` and `close` -----------------------------------------------------------------
 
+    def _kept(self, change: Change) -> Change:
+        """A callback that keeps what it raises, for the call that it runs in to raise: confluent-kafka loses all but the last words of
+        an exception that leaves a callback, and under Python 3.11 raises a `SystemError` in its place."""
+
+        def called(client: KafkaClient, partitions: list[KafkaPartition]) -> None:
+            try:
+                change(client, partitions)
+            except BaseException as error:
+                self._raised = self._raised or error
+
+        return called
+
+    def _raise_kept(self) -> None:
+        error, self._raised = self._raised, None
+        if error is not None:
+            raise error
+
     def _assigned(self, group: str, client: KafkaClient, assigned: list[KafkaPartition]) -> None:
+        if self._closed:
+            client.incremental_assign(assigned)  # only to be given up again, before anything is read of them
+            return
         self._publish()
         partitions = [TopicPartition(p.topic, p.partition) for p in assigned]
         try:
@@ -169,8 +218,13 @@ class KafkaConsumer:
             # These partitions are ours in the group and were not begun: only leaving it gives them to somebody who can.
             self._ended = True
             raise
+        for topic in {of.topic for of in partitions}:
+            self._forget(topic)
+        self._begin(client, positions)
+
+    def _begin(self, client: KafkaClient, positions: Sequence[CommitPosition]) -> None:
         self._epoch += 1
-        self._epochs = self._epochs | dict.fromkeys(partitions, self._epoch)
+        self._epochs = self._epochs | {TopicPartition(p.topic, p.partition): self._epoch for p in positions}
         client.incremental_assign([KafkaPartition(p.topic, p.partition, p.offset) for p in positions])
         self._publish()
         self._listener.on_assign(positions, self._epoch)
@@ -186,11 +240,12 @@ class KafkaConsumer:
         except KafkaException as error:
             said = error_of(error)
             raise translated(said, "reading positions", where=member.group) if said is not None else error from error
-        starts, _ = self._bounds(partitions)
-        return [
-            CommitPosition(of.topic, of.partition, p.offset if p.offset >= 0 else start, (p.metadata or "") if p.offset >= 0 else "")
-            for of, p, start in zip(partitions, found, starts, strict=True)
-        ]
+        committed = {
+            TopicPartition(p.topic, p.partition): CommitPosition(p.topic, p.partition, p.offset, p.metadata or "")
+            for p in found
+            if p.offset >= 0
+        }
+        return list(checked(partitions, committed, {}, self._bounds).values())
 
     def _revoked(self, group: str, client: KafkaClient, revoked: list[KafkaPartition]) -> None:
         self._publish()
@@ -213,6 +268,28 @@ class KafkaConsumer:
             client.incremental_unassign([KafkaPartition(of.topic, of.partition) for of in owned])
         self._publish()
 
+    def _place(self) -> None:
+        """Go on with partitions whose next record is not there: retention took it, or the topic was made anew.
+
+        Raises:
+            LogUnavailable: tried again with the next poll.
+        """
+        self._unplaced = {of: offset for of, offset in self._unplaced.items() if of in self._epochs}
+        starts, ends = self._bounds(list(self._unplaced))
+        for of, start, end in zip(list(self._unplaced), starts, ends, strict=True):
+            offset = self._unplaced.pop(of)
+            client = self._clients[self._group_of[of.topic]]
+            if offset <= start:
+                # Under the same epoch: what was read of it before may still be in work.
+                client.incremental_unassign([KafkaPartition(of.topic, of.partition)])
+                client.incremental_assign([KafkaPartition(of.topic, of.partition, start)])
+                continue
+            # What was finished here says nothing of the records that are there now.
+            said = f"{of.topic}/{of.partition}: it was made anew, for it ends at {end}, before {offset}: it is read from {start} on"
+            self._listener.on_lost([of])
+            self._drop(client, [of])
+            self._begin(client, [CommitPosition(of.topic, of.partition, start, note=said)])
+
     def _publish(self) -> None:
         """Snapshots are replaced, never changed: the committer reads them from its own thread."""
         if not self._closed:
@@ -223,9 +300,8 @@ class KafkaConsumer:
 
     def _on_error(self, error: KafkaError) -> None:
         """Called inside `poll`. librdkafka goes on trying by itself; what it says here is for people."""
-        if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED):
-            told = translated(error, "talking to the cluster")
-            self._silence = told.message
+        self._silence.hear(error)
+        if error.code() in SILENT and error.code() not in (KafkaError._TRANSPORT, KafkaError._RESOLVE):  # these are said of one broker
             self._silent.set()
 
     def _complain(self) -> None:
@@ -246,4 +322,4 @@ class KafkaConsumer:
             else:
                 self._silent.clear()
                 return
-        raise LogUnavailable(self._silence)
+        raise self._silence.told()

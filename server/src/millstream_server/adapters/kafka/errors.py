@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from confluent_kafka import KafkaError, KafkaException
 
-from millstream_server.core.errors import Fenced, LogUnavailable, MillstreamError, RecordTooLarge, UnknownTopic
+from millstream_server.core.errors import Fenced, LogUnavailable, MillstreamError, RecordTooLarge
 
 _FORBIDDEN = frozenset(
     {
@@ -14,8 +14,18 @@ _FORBIDDEN = frozenset(
         KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
     }
 )
-_CREDENTIALS = frozenset({KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._AUTHENTICATION})
-_MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
+CREDENTIALS = frozenset({KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._AUTHENTICATION})
+ENCRYPTION = frozenset({KafkaError._SSL})
+MISSING = frozenset(
+    {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
+)
+SILENT = (
+    CREDENTIALS
+    | ENCRYPTION
+    | {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._TIMED_OUT, KafkaError._TIMED_OUT_QUEUE}
+    | {KafkaError._MSG_TIMED_OUT, KafkaError._INCONSISTENT}
+)
+"""What a call says when there may be nobody who answers; see `silence`."""
 _TIMED_OUT = frozenset({KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT, KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT_QUEUE})
 FENCED = frozenset({KafkaError.PRODUCER_FENCED, KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 
@@ -36,19 +46,12 @@ def translated(error: KafkaError, doing: str, *, where: str = "", indeterminate:
         indeterminate: it may have been done all the same.
     """
     code, said = error.code(), f"{doing}: {error.str()} ({error.name()})"
-    if code in _CREDENTIALS:
-        return LogUnavailable(
-            f"the cluster refused our credentials while {said}",
-            code="log_refused",
-            where=where,
-            mend="correct kafka.options (sasl.*, ssl.*)",
-        )
     if code in _FORBIDDEN:
         return LogUnavailable(
             f"a right is missing while {said}", code="log_refused", where=where, mend=f"grant it to this client: {_right(code)}"
         )
-    if code in _MISSING:
-        return UnknownTopic(where or said)
+    if code in MISSING:
+        return LogUnavailable(f"a topic is not there while {said}", code="unknown_topic", where=where)
     if code == KafkaError.MSG_SIZE_TOO_LARGE:
         return RecordTooLarge(f"the cluster refused a record as too large while {said}", where=where)
     if code in FENCED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import uuid
@@ -17,10 +18,11 @@ from millstream_server.adapters.kafka.catalog import Catalog, size_bytes
 from millstream_server.adapters.kafka.claims import Claims
 from millstream_server.adapters.kafka.committer import KafkaCommitter
 from millstream_server.adapters.kafka.consumer import KafkaConsumer, Member
-from millstream_server.adapters.kafka.errors import error_of, translated
+from millstream_server.adapters.kafka.errors import MISSING, error_of
 from millstream_server.adapters.kafka.groups import group_of
 from millstream_server.adapters.kafka.reader import KafkaReader
 from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S, CLASSIC_SESSION_S, DELIVERY_TIMEOUT_S, Connection
+from millstream_server.adapters.kafka.silence import Client
 from millstream_server.core.errors import LogUnavailable, MillstreamError, RecordTooLarge
 from millstream_server.core.log import (
     CLAIMS,
@@ -37,9 +39,17 @@ from millstream_server.core.log import (
 _EARLIEST, _LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
 MOVING = frozenset(
-    {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError._NOENT, KafkaError.UNKNOWN_TOPIC_OR_PART}
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError._NOENT,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+    }
 )
-"""What is said of a partition that has no leader this moment, or is not known to every broker yet."""
+"""What is said of a partition that has no leader this moment, whose leader is new, or that is not known to every broker yet."""
 
 FAST_SESSION_S = 10.0
 """The next generation of the group protocol is used where the broker declares a member dead within this time."""
@@ -57,7 +67,7 @@ class KafkaLog:
         self._connection = connection
         self._max_record_bytes = max_record_bytes
         self._admin = AdminClient(connection.admin())
-        self._catalog = Catalog(self._admin, replication=replication, max_record_bytes=max_record_bytes)
+        self._catalog = Catalog(self._admin, connection, replication=replication, max_record_bytes=max_record_bytes)
         self._appending = threading.Lock()
         self._asking = threading.Lock()
         self._producer: Producer | None = None
@@ -88,11 +98,7 @@ class KafkaLog:
     @property
     def log_id(self) -> str:
         if not self._log_id:
-            try:
-                found = self._admin.list_topics(timeout=CALL_TIMEOUT_S)
-            except KafkaException as error:
-                raise self._told(error, "asking for the cluster's id") from error
-            self._log_id = str(found.cluster_id)
+            self._log_id = str(self._catalog.metadata().cluster_id)
         return self._log_id
 
     def about(self) -> str:
@@ -132,13 +138,18 @@ class KafkaLog:
                 futures = self._admin.list_offsets(
                     dict.fromkeys(places, spec), isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=CALL_TIMEOUT_S
                 )
-                return [futures[place].result().offset for place in places]
+                found = [futures[place].result().offset for place in places]
+                self._connection.silence.answered(self._admin)
+                return found
             except KafkaException as error:
                 said = error_of(error)
                 moving = said is not None and said.code() in MOVING
                 if not moving or time.monotonic() > deadline_s:
-                    raise self._told(error, "reading the ends of a topic", places[0].topic) from error
+                    raise self._told(error, self._admin, "reading the ends of a topic", places[0].topic) from error
                 time.sleep(0.05)
+                # Asking for ends does not look again at who leads a partition: an answer of old would be had for minutes.
+                with contextlib.suppress(KafkaException):
+                    self._admin.list_topics(places[0].topic, timeout=1.0)
 
     def committed(self, group: str, topic: str) -> list[CommitPosition]:
         """Waits for a transaction that is just ending: what it returns is decided."""
@@ -154,7 +165,8 @@ class KafkaLog:
             try:
                 found = asker.committed([KafkaPartition(of.topic, of.partition) for of in partitions], timeout=CALL_TIMEOUT_S)
             except KafkaException as error:
-                raise self._told(error, "reading committed positions", group) from error
+                raise self._connection.silence.failure(error, asker, "reading committed positions", where=group) from error
+            self._connection.silence.answered(asker)
         return [CommitPosition(p.topic, p.partition, p.offset, p.metadata or "") for p in found if p.offset >= 0]
 
     # --- records --------------------------------------------------------------------------------------------------------
@@ -189,7 +201,7 @@ class KafkaLog:
         assert isinstance(failed, KafkaError)
         for record in records:
             self._catalog.forget(record.topic)
-        raise translated(failed, "appending records", where=records[0].topic, indeterminate=True)
+        raise self._told(KafkaException(failed), self._producer, "appending records", records[0].topic, indeterminate=True)
 
     def can_write(self, record: Outgoing) -> str:
         """Send it in a transaction of its own, wait until the brokers have it, and abort."""
@@ -228,7 +240,7 @@ class KafkaLog:
             )
             for name, read in by_group.items()
         ]
-        return KafkaConsumer(members, listener, self.bounds)
+        return KafkaConsumer(members, listener, self.bounds, self._catalog.forget, self._connection.silence)
 
     def committer(self, transactional_id: str) -> KafkaCommitter:
         return KafkaCommitter(self._connection, self._catalog, transactional_id, self._max_record_bytes)
@@ -262,7 +274,7 @@ class KafkaLog:
     def _protocol(self) -> tuple[bool, float]:
         """Which group protocol to use, and after how many seconds of silence a member is dead under it."""
         try:
-            node = next(iter(self._admin.list_topics(timeout=CALL_TIMEOUT_S).brokers))
+            node = next(iter(self._catalog.metadata().brokers))
             resource = ConfigResource(ResourceType.BROKER, str(node))
             (future,) = self._admin.describe_configs([resource], request_timeout=CALL_TIMEOUT_S).values()
             found = future.result()
@@ -270,7 +282,7 @@ class KafkaLog:
             said = error_of(error)
             if said is not None and said.code() in (KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED):
                 return False, CLASSIC_SESSION_S  # a client that may not read the brokers' settings uses what works everywhere
-            raise self._told(error, "reading the group's session timeout") from error
+            raise self._told(error, self._admin, "reading the group's session timeout") from error
         entry = found.get("group.consumer.session.timeout.ms")
         session_s = int(entry.value) / 1000 if entry is not None and entry.value else None
         if session_s is not None and session_s <= FAST_SESSION_S:
@@ -278,9 +290,12 @@ class KafkaLog:
         least = found.get("group.min.session.timeout.ms")
         return False, max(CLASSIC_SESSION_S, int(least.value) / 1000 if least is not None and least.value else 0.0)
 
-    def _told(self, error: KafkaException, doing: str, where: str = "") -> Exception:
+    def _told(self, error: KafkaException, client: Client, doing: str, topic: str = "", *, indeterminate: bool = False) -> MillstreamError:
         said = error_of(error)
-        return translated(said, doing, where=where or self._connection.bootstrap) if said is not None else error
+        if said is not None and said.code() in MISSING and topic:
+            return self._catalog.missing(topic)
+        where = topic or self._connection.bootstrap
+        return self._connection.silence.failure(error, client, doing, where=where, indeterminate=indeterminate)
 
 
 def _produce(producer: Producer, record: Outgoing, partition: int, told: Delivery) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from confluent_kafka import KafkaError, Message
 
 from millstream_server.adapters.kafka.errors import translated
-from millstream_server.core.log import Record
+from millstream_server.core.log import Record, TopicPartition
 
 
 def record_of(message: Message) -> Record:
@@ -23,8 +23,12 @@ def record_of(message: Message) -> Record:
     )
 
 
-def records_of(messages: Sequence[Message]) -> list[Record]:
+def records_of(messages: Sequence[Message], unplaced: dict[TopicPartition, int] | None = None) -> list[Record]:
     """The records among messages; what stands in for an error that the client mends by itself is left out.
+
+    Args:
+        messages: what a client got.
+        unplaced: gets partitions whose next offset is not there, and that offset.
 
     Raises:
         MillstreamError: an error that it does not mend.
@@ -34,6 +38,8 @@ def records_of(messages: Sequence[Message]) -> list[Record]:
         error = message.error()
         if error is None:
             found.append(record_of(message))
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET and unplaced is not None:
+            unplaced[TopicPartition(message.topic() or "", message.partition() or 0)] = message.offset() or 0
         elif error.code() not in PASSING:
             raise translated(error, "reading records", where=message.topic() or "")
     return found
@@ -46,7 +52,9 @@ PASSING = frozenset(
         KafkaError._ALL_BROKERS_DOWN,
         KafkaError._MAX_POLL_EXCEEDED,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError._AUTO_OFFSET_RESET,
+        KafkaError.UNKNOWN_TOPIC_ID,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
     }
 )
 """What librdkafka tells and goes on from: a broker that is away, a topic that is being made again, an end that was reached."""

@@ -5,9 +5,10 @@ Source: librdkafka's CONFIGURATION.md for meanings and defaults.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
+
+from millstream_server.adapters.kafka.silence import Silence
 
 Config = dict[str, Any]
 """Settings of librdkafka by their names, and a few objects of its Python client."""
@@ -27,17 +28,13 @@ CALL_TIMEOUT_S = 10.0
 CLASSIC_SESSION_S = 6.0
 """After what silence a dead node's partitions go to others, under the classic protocol; the least that default brokers allow."""
 
-_quiet = logging.getLogger("millstream_server.kafka")
-_quiet.addHandler(logging.NullHandler())
-_quiet.propagate = False
-"""What librdkafka says by itself, many times a second while a broker is away; the node tells trouble once, in its own log."""
-
 
 class Connection:
     """How to reach the cluster: bootstrap servers, and what the operator adds (TLS, SASL, anything of librdkafka)."""
 
     def __init__(self, bootstrap: str, options: Mapping[str, object], client_id: str) -> None:
         self.bootstrap = bootstrap
+        self.silence = Silence(bootstrap)
         self._options = dict(options)
         self._client_id = client_id
 
@@ -46,36 +43,35 @@ class Connection:
 
     def producer(self, max_record_bytes: int) -> Config:
         """Appends of doors and commands: acknowledged by all replicas in sync, never twice."""
+        return self._with(_writing(max_record_bytes))
+
+    def transactional_producer(self, transactional_id: str, max_record_bytes: int) -> Config:
         return self._with(
-            {
-                "enable.idempotence": True,
-                "linger.ms": 0,
-                "message.max.bytes": max_record_bytes + 4096,
-                "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
+            _writing(max_record_bytes)
+            | {
+                "transactional.id": transactional_id,
+                "transaction.timeout.ms": int(TRANSACTION_TIMEOUT_S * 1000),
+                # A topic that cannot be written holds up the others' results this long, once.
+                "message.timeout.ms": int(RESULT_TIMEOUT_S * 1000),
+                # The coordinator refuses a transaction while it writes the markers of the one before; with the default of 100 ms
+                # between tries every second commit would wait that long (4 instead of 100 ms at the median).
+                "retry.backoff.ms": 2,
+                "retry.backoff.max.ms": 50,
+                "queue.buffering.max.messages": 1_000_000,
+                "queue.buffering.max.kbytes": 1 << 20,
             }
         )
 
-    def transactional_producer(self, transactional_id: str, max_record_bytes: int) -> Config:
-        return self.producer(max_record_bytes) | {
-            "transactional.id": transactional_id,
-            "transaction.timeout.ms": int(TRANSACTION_TIMEOUT_S * 1000),
-            # A topic that cannot be written holds up the others' results this long, once.
-            "message.timeout.ms": int(RESULT_TIMEOUT_S * 1000),
-            # The coordinator refuses a transaction while it writes the markers of the one before; with the default of 100 ms
-            # between tries every second commit would wait that long (4 instead of 100 ms at the median).
-            "retry.backoff.ms": 2,
-            "retry.backoff.max.ms": 50,
-            "queue.buffering.max.messages": 1_000_000,
-            "queue.buffering.max.kbytes": 1 << 20,
-        }
-
     def reader(self, group: str) -> Config:
         """Whole topics without a group: no position is ever committed."""
-        return self._reading(group) | {
-            # Transaction markers and compaction leave no record at the end of a partition: only this tells that it was reached.
-            "enable.partition.eof": True,
-            "auto.offset.reset": "earliest",
-        }
+        return self._reading(
+            group,
+            {
+                # Transaction markers and compaction leave no record at the end of a partition: only this tells that it was reached.
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+            },
+        )
 
     def consumer(self, group: str, *, next_generation: bool) -> Config:
         """A member of the group of nodes.
@@ -84,9 +80,10 @@ class Connection:
             group: its name.
             next_generation: use the protocol of KIP-848, else the classic one with cooperative rebalancing.
         """
-        return self._reading(group) | {
-            # What has no position yet is read from its beginning: requests wait there.
-            "auto.offset.reset": "earliest",
+        membership: Config = {
+            # Every partition is begun at a position that we give. One that is not there (records that retention took, a topic made
+            # anew) must be told to us: what is believed finished of the partition is wrong then.
+            "auto.offset.reset": "error",
             # A node whose poller hangs this long gives its partitions up; it is also how long a rebalance waits for it.
             "max.poll.interval.ms": 60_000,
             **(
@@ -100,8 +97,9 @@ class Connection:
                 }
             ),
         }
+        return self._reading(group, membership)
 
-    def _reading(self, group: str) -> Config:
+    def _reading(self, group: str, further: Config) -> Config:
         return self._with(
             {
                 "group.id": group,
@@ -119,6 +117,7 @@ class Connection:
                 "topic.metadata.refresh.interval.ms": 30_000,
                 "allow.auto.create.topics": False,
             }
+            | further
         )
 
     def _with(self, own: Config) -> Config:
@@ -129,8 +128,19 @@ class Connection:
             "partitioner": "murmur2_random",
             "socket.keepalive.enable": True,
             "reconnect.backoff.max.ms": 2000,
-            "logger": _quiet,
+            # What librdkafka says by itself, many times a second while a broker is away; the node tells trouble once, in its own log.
+            "log_level": 0,
+            "error_cb": self.silence.hear,
         }
         if "group.id" in own or "socket.timeout.ms" in own:
             del base["partitioner"]
         return base | own | self._options
+
+
+def _writing(max_record_bytes: int) -> Config:
+    return {
+        "enable.idempotence": True,
+        "linger.ms": 0,
+        "message.max.bytes": max_record_bytes + 4096,
+        "message.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
+    }
