@@ -113,6 +113,8 @@ class Poller:
         self._clock_ms = clock_ms
         self._consumer: Consumer | None = None
         self._stopping = threading.Event()
+        self._stopped = threading.Event()
+        self._closing = threading.Event()
         self._waiting: dict[TopicPartition, deque[Record]] = {}
         self._held_back: set[TopicPartition] = set()
         self._quarantines: dict[TopicPartition, Quarantine] = {}
@@ -126,14 +128,19 @@ class Poller:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop reading; returns when the thread has ended. The snapshot stays valid for the committer's last transaction."""
+        """Stop reading; returns when nothing more is handed over. Until `close` this process stays a member of the group that does
+        not read: what changes meanwhile must be heard, or the committer's last transactions are refused."""
         self._stopping.set()
         if self._consumer is not None:
             self._consumer.wake()
-        self._thread.join()
+        self._stopped.wait()
 
     def close(self) -> None:
         """Give up the assignment, after the committer has ended."""
+        self._closing.set()
+        if self._consumer is not None:
+            self._consumer.wake()
+        self._thread.join()
         if self._consumer is not None:
             self._consumer.close()
 
@@ -167,8 +174,25 @@ class Poller:
                     if troubled:
                         troubled = False
                         self._trouble("")
+            self._stopped.set()
+            self._stay()
         except BaseException as error:  # whatever ends this thread must end the node: it would hang in silence
             self._failed(error)
+        finally:
+            self._stopped.set()
+
+    def _stay(self) -> None:
+        """Remain a member of the group until `close`; what was fetched already is left to the next owner."""
+        consumer = self._consumer
+        if consumer is None:
+            return
+        consumer.pause(list(self._ledger.trackers))
+        while not self._closing.is_set() and not consumer.ended:
+            try:
+                consumer.poll(POLL_RECORDS, 0.05)
+            except LogUnavailable as error:
+                self._trouble(str(error))
+                self._closing.wait(0.5)
 
     def _round(self, consumer: Consumer) -> None:
         self._bound(consumer)
@@ -328,7 +352,9 @@ class Poller:
                 # The mark tells of deaths before this one; that of an owner who released the partition in order is not counted.
                 self._quarantines[of] = Quarantine(position.offset, suspect, deaths + 1)
         if self._consumer is not None:
-            held_back = came if self.paused else [of for of in came if of.topic == OVERFLOW and not self._overflow_open]
+            held_back = (
+                came if self.paused or self._stopping.is_set() else [of for of in came if of.topic == OVERFLOW and not self._overflow_open]
+            )
             self._consumer.pause(held_back)
         self.rebalances += self.assigned.is_set()
         self.assigned.set()
