@@ -310,8 +310,8 @@ class Node(PoolEvents):
 
     async def _known_to_log(self) -> None:
         """On a log that this store was never published to, such as that of a new cluster, releases and models come before requests."""
-        if not await asyncio.to_thread(self.store.packages):
-            return
+        if self.catalog.packages or not await asyncio.to_thread(self.store.packages):
+            return  # what is on the log is not asked for: that answer waits for the transaction of a relay that was killed in it
         while True:
             try:
                 if await asyncio.to_thread(self.log.committed, OUTBOX_GROUP, RELEASES):
