@@ -141,3 +141,18 @@ def test_with_its_port_blocked_tests_fail(tmp_path: Path) -> None:
 
     assert run.returncode == 1
     assert "2 failed" in output
+
+
+def test_with_its_port_blocked_the_contract_of_the_log_fails_too() -> None:
+    """Though its tests start brokers of their own: a run that was given a cluster says of none of them that it passed."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("KAFKA_", "PYTEST_"))}
+    argv = [sys.executable, "-m", "pytest", "-p", "no:randomly", "-q", "tests/contract/log/test_log_records.py", "-k", "kafka and large"]
+
+    done = subprocess.run(
+        argv, cwd=ROOT, env=own | {"KAFKA_BOOTSTRAP": "127.0.0.1:1"}, capture_output=True, text=True, timeout=90, check=False
+    )
+
+    assert done.returncode == 1
+    assert "2 errors" in done.stdout, done.stdout[-2000:]
+    assert "passed" not in done.stdout
+    assert "skipped" not in done.stdout

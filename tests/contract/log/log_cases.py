@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import TopicPartition as KafkaPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 from millstream_server.adapters.kafka import KafkaLog
 from millstream_server.adapters.sqlite_log import SqliteLog
 from millstream_server.core.log import (
@@ -135,6 +136,8 @@ def poll(source: Reader | Consumer, most: int) -> list[Record]:
 
 def topic_of(log: Log, topic: str) -> list[Record]:
     """All records of a topic, up to where it ends when asked."""
+    if isinstance(log, KafkaLog):
+        settle(log, topic)
     ends = {TopicPartition(topic, number): mark.end for number, mark in enumerate(log.watermarks(topic))}
     reader = log.reader([topic])
     records: list[Record] = []
@@ -145,6 +148,19 @@ def topic_of(log: Log, topic: str) -> list[Record]:
         return records + read_all(reader) if not on_kafka(log) else records
     finally:
         reader.close()
+
+
+def settle(log: KafkaLog, topic: str) -> None:
+    """Wait until the marks of transactions that were just committed are written: a commit returns before they are, and until then
+    its records are not seen. What somebody who died left open is not waited for."""
+    admin = AdminClient({"bootstrap.servers": log.bootstrap, "log_level": 0})
+    deadline_s = time.monotonic() + 2
+    while time.monotonic() < deadline_s:
+        seen = [mark.end for mark in log.watermarks(topic)]
+        places = {KafkaPartition(topic, number): OffsetSpec.latest() for number in range(len(seen))}  # type: ignore[no-untyped-call]
+        if [future.result().offset for future in admin.list_offsets(places).values()] == seen:
+            return
+        time.sleep(0.02)
 
 
 def values(records: Sequence[Record]) -> list[int]:

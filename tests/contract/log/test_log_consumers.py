@@ -31,6 +31,7 @@ from millstream_server.core.offsets import OffsetTracker
 
 def test_the_first_poll_tells_the_positions_of_all_partitions(log: Log) -> None:
     """Those without a commit begin at offset 0; nothing is told before the first poll."""
+    log.append(numbered(5, partition=1))
     commit(log, [], [CommitPosition(IN, 1, 5, "rAQE")])
     listener = Listener()
 

@@ -234,7 +234,7 @@ def test_who_was_frozen_for_too_long_loses_its_partitions_and_gets_them_back_und
 
 def test_a_zombie_writer_is_refused_and_nothing_of_it_is_seen(log: KafkaLog) -> None:
     """Records that it had already sent inside its open transaction are aborted by the new writer of its id."""
-    zombie = Producer({"bootstrap.servers": log._connection.bootstrap, "transactional.id": "zombie", "log_level": 0})
+    zombie = Producer({"bootstrap.servers": log.bootstrap, "transactional.id": "zombie", "log_level": 0})
     zombie.init_transactions(10)
     zombie.begin_transaction()
     zombie.produce(OUT, b"1", partition=0)

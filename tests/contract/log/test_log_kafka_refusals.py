@@ -100,7 +100,7 @@ def test_a_right_that_is_missing_is_named(guarded: tuple[Broker, Guard]) -> None
     commit(log, numbered(4, topic=OUT), [CommitPosition(IN, 0, 1)])
     read = poll_until(log, listener)
 
-    for refused, right in ((making, "Create on the topics"), (reading, "on the groups"), (writing, "on the transactional ids")):
+    for refused, right in ((making, "and Create on the topics"), (reading, "on the groups"), (writing, "on the transactional ids")):
         assert refused.value.code == "log_refused"
         assert right in refused.value.mend, refused.value
     assert sorted(values(read)) == [1, 2, 3]

@@ -61,7 +61,7 @@ def translated(error: KafkaError, doing: str, *, where: str = "", indeterminate:
 
 def _right(code: int) -> str:
     return {
-        KafkaError.TOPIC_AUTHORIZATION_FAILED: "Read, Write, Describe and Create on the topics ml.* and ModelCacheEvent",
+        KafkaError.TOPIC_AUTHORIZATION_FAILED: "Read, Write, Describe, DescribeConfigs and Create on the topics ml.* and ModelCacheEvent",
         KafkaError.GROUP_AUTHORIZATION_FAILED: "Read and Describe on the groups millstream*",
         KafkaError.CLUSTER_AUTHORIZATION_FAILED: "IdempotentWrite and Describe on the cluster",
     }.get(code, "Write and Describe on the transactional ids millstream*")

@@ -101,6 +101,11 @@ class KafkaLog:
             self._log_id = str(self._catalog.metadata().cluster_id)
         return self._log_id
 
+    @property
+    def bootstrap(self) -> str:
+        """Where the cluster is, as it was given."""
+        return self._connection.bootstrap
+
     def about(self) -> str:
         next_generation, session_s = self._protocol()
         name = "KIP-848 (session timeout of the broker)" if next_generation else "classic, cooperative-sticky"
