@@ -198,10 +198,11 @@ class KafkaCommitter:
                 self._fenced = True
                 return self._fence()
             return LogUnavailable(
-                f"committing results: refused ({said.name()}), because another node took partitions over while this one was held up",
+                f"committing results: refused ({said.name()}): while this node was held up, another node took its partitions over, or the "
+                "cluster ended its transaction",
                 code="fenced",
                 where=self._id,
-                mend="nothing, the other node answers what was refused here; who has which partitions: millstream status",
+                mend="nothing, what is still this node's is written anew and another node answers the rest; see: millstream status",
                 indeterminate=ending,
             )
         told = self._connection.silence.failure(error, producer, "committing results", where=self._id)
