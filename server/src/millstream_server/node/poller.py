@@ -207,7 +207,9 @@ class Poller:
             self._run_alone(consumer)
 
     def _wait_s(self) -> float:
-        return 0.05 if self._waiting or self._held_back or self.paused or self._quarantines else 0.2
+        if self._quarantines:
+            return 0.005  # the next request runs when the one before is finished, and there may be hundreds
+        return 0.05 if self._waiting or self._held_back or self.paused else 0.2
 
     def _bound(self, consumer: Consumer) -> None:
         """Stop reading at the node's bound and go on at half of it, so that it does not flutter."""
@@ -299,7 +301,8 @@ class Poller:
                 continue
             record, deaths = found
             if deaths >= self._max_attempts:
-                quarantine.found()
+                for one in self._quarantines.values():
+                    one.found()  # what ended the nodes is known: no other partition's requests are suspected any more
                 self._hand_over(consumer, [record], deaths=deaths)
                 continue
             consumer.mark(CommitPosition(of.topic, of.partition, base, marked(coded, record.offset, deaths)))

@@ -11,6 +11,9 @@ import queue
 import threading
 from collections.abc import Callable
 
+AWAKE_S = 1.0
+"""What a call is given beyond its time: for a process that was frozen the time is over when it wakes, and the answer is a moment away."""
+
 
 class Carrier:
     """One thread; used by one caller, one call at a time. After a `TimeoutError` it is of no more use."""
@@ -28,12 +31,18 @@ class Carrier:
         """
         self._calls.put(do)
         try:
-            error = self._done.get(timeout=timeout_s)
+            error = self._end_within(timeout_s)
         except queue.Empty:
             self._calls.put(None)  # should it ever come back, its thread ends
             raise TimeoutError(f"a call to the cluster did not come back within {timeout_s:g} s") from None
         if error is not None:
             raise error
+
+    def _end_within(self, timeout_s: float) -> BaseException | None:
+        try:
+            return self._done.get(timeout=timeout_s)
+        except queue.Empty:
+            return self._done.get(timeout=AWAKE_S)
 
     def close(self) -> None:
         self._calls.put(None)
