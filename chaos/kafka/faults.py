@@ -254,8 +254,8 @@ def relay_stop(attack: Attack, step: Step, draw: random.Random) -> str:
         book = Book(attack.ground.log_of(node))
     finally:
         _signal(pid, signal.SIGCONT)
-    wait(lambda: bool(book.trouble("transactional id", "outbox", "committing")), TROUBLE_S)
-    refused = book.trouble("transactional id", "outbox", "committing")
+    wait(lambda: bool(book.trouble("transactional id", "millstream.outbox")), TROUBLE_S)
+    refused = book.trouble("transactional id", "millstream.outbox")
     wait(lambda: bool(attack.claims.held_by(node)), TAKE_OVER_S)
     now = attack.ground.lease_owner("outbox")
     return f"the outbox went from {node} to {now}, and {node} was refused: {refused}" if moved and refused else ""

@@ -28,8 +28,8 @@ PACKAGES = Path(__file__).parents[1] / "packages"
 PACKAGE, RELEASES = "chaos-lines", ("1.0.0", "2.0.0")
 ACCEPTING_TIMEOUT_S = 180.0
 TRAINING_TIMEOUT_S = 180.0
-SESSION_S = 6.0
-"""A session of which nodes use the group protocol of KIP-848; with Kafka's defaults they use the classic one, whose session is 6 s too."""
+SESSION_S = 3.0
+"""A session of which nodes use the group protocol of KIP-848; with Kafka's defaults they use the classic one, whose session is 6 s."""
 
 
 def next_generation(session_s: float) -> dict[str, str]:

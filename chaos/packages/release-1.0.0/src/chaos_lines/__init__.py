@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import millstream as ms
 import numpy as np
-from sklearn.linear_model import LinearRegression
 
 from chaos_lines.harm import do_harm
 
@@ -32,8 +31,16 @@ class Reply:
     release: int
 
 
+@dataclass
+class Line:
+    """The model: fitted slopes and shift. Nothing slow to import is behind it, because the harness starts workers all the time."""
+
+    slope: np.ndarray
+    shift: float
+
+
 @ms.training(model="line")
-def learn(run: ms.Run, slope: list[float], shift: float, seconds: float = 0.0, announce: str = "") -> LinearRegression:
+def learn(run: ms.Run, slope: list[float], shift: float, seconds: float = 0.0, announce: str = "") -> Line:
     """Fit the line through points that lie on it, taking its time; `announce` names a file for this attempt's process id."""
     if announce:
         do_harm("announce", f"{announce}.{run.attempt}")
@@ -41,16 +48,17 @@ def learn(run: ms.Run, slope: list[float], shift: float, seconds: float = 0.0, a
         time.sleep(seconds)
     points = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     run.metric("attempt", run.attempt)
-    return LinearRegression().fit(points, points @ np.array(slope) + shift)
+    fitted, *_ = np.linalg.lstsq(np.column_stack([points, np.ones(len(points))]), points @ np.array(slope) + shift)
+    return Line(fitted[:2], float(fitted[2]))
 
 
 @ms.inference(model="line", rows_independent=True)
-def answer(model: LinearRegression, rows: list[Row]) -> list[Reply]:
+def answer(model: Line, rows: list[Row]) -> list[Reply]:
     """The line's value at each row's `x`, times the release's number: the two releases answer differently."""
     for row in rows:
         if row.wait_s:
             time.sleep(row.wait_s)
         if row.harm:
             do_harm(row.harm, row.mark)
-    values = model.predict(np.array([row.x for row in rows])) * RELEASE
+    values = (np.array([row.x for row in rows]) @ model.slope + model.shift) * RELEASE
     return [Reply(float(value), row.nonce, RELEASE) for value, row in zip(values, rows, strict=True)]
