@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks import embedded, imports, installs, latency, starts, whole
 from benchmarks.figures import Figure, say
-from benchmarks.kafka import backlog, brokers, fair, throughput
+from benchmarks.kafka import backlog, beside, brokers, fair, rolling, throughput
 from benchmarks.kafka import latency as kafka_latency
 from benchmarks.kafka import recovery as kafka_recovery
 
@@ -37,6 +37,8 @@ BENCHMARKS: dict[str, tuple[Measure, int]] = {
     "kafka-backlog": (backlog.measure, 4),
     "kafka-recovery": (kafka_recovery.measure, 3),
     "kafka-fair": (fair.measure, 1),
+    "kafka-beside": (beside.measure, 3),
+    "kafka-rolling": (rolling.measure, 5),
     "kafka-broker": (brokers.measure, 1),
 }
 """By name: what measures it, and how many figures it owes."""
