@@ -136,7 +136,12 @@ class Ground:
             raise KafkaException(said.error)
 
 
-@pytest.fixture(scope="module", params=["next generation", "classic"])
+EITHER_PROTOCOL = pytest.mark.parametrize("ground", ["next generation", "classic"], indirect=True, scope="module")
+ONE_PROTOCOL = pytest.mark.parametrize("ground", ["next generation"], indirect=True, scope="module")
+"""For rows in which it makes no difference."""
+
+
+@pytest.fixture(scope="module")
 def ground(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     """A node on a broker of its own, under either protocol of groups, with the package `weigh` deployed and a model trained."""
     folder = tmp_path_factory.mktemp("cluster")
@@ -175,6 +180,7 @@ def run_mend(said: str) -> None:
 # --- topics ---------------------------------------------------------------------------------------------------------------
 
 
+@EITHER_PROTOCOL
 @pytest.mark.parametrize("topic", [INPUT, OUTPUT])
 def test_a_topic_that_is_deleted_is_named_and_when_it_is_there_again_the_node_goes_on(ground: Ground, topic: str) -> None:
     """The node says which one is gone and how to make it, waits for it without spinning, and needs no restart."""
@@ -204,6 +210,7 @@ def test_a_topic_that_is_deleted_is_named_and_when_it_is_there_again_the_node_go
     assert ground.running.up().pid == node.pid
 
 
+@EITHER_PROTOCOL
 def test_requests_on_a_partition_that_was_added_are_answered_once(ground: Ground) -> None:
     """Soon, results, dead letters and retries among them, though no other topic has a partition of that number; also for `invoke`."""
     pid = ground.running.up().pid
@@ -241,6 +248,7 @@ def _lies_on(ground: Ground, key: str, partition: int) -> bool:
 # --- offsets --------------------------------------------------------------------------------------------------------------
 
 
+@ONE_PROTOCOL
 def test_offsets_that_are_set_while_no_node_works_are_taken_and_told(ground: Ground) -> None:
     """Set back: those records are requests once more, with a second result each. Set forward: what lies between is skipped. Set beyond
     the end: the partition is read from its first record. Each is told in the log, and nothing is stuck."""
@@ -275,6 +283,7 @@ def test_offsets_that_are_set_while_no_node_works_are_taken_and_told(ground: Gro
     assert ground.unhealthy() == []
 
 
+@EITHER_PROTOCOL
 def test_offsets_cannot_be_set_under_a_working_node(ground: Ground) -> None:
     """The broker refuses it while the group has members, and the node goes on where it was."""
     ground.running.up()
@@ -294,6 +303,7 @@ def test_offsets_cannot_be_set_under_a_working_node(ground: Ground) -> None:
 # --- clocks ---------------------------------------------------------------------------------------------------------------
 
 
+@ONE_PROTOCOL
 @pytest.mark.parametrize("ahead_s", [600, -600], ids=["10 minutes ahead", "10 minutes behind"])
 def test_a_caller_whose_clock_is_wrong_is_answered_in_time(ground: Ground, ahead_s: int) -> None:
     """Deadlines count from the log's own append time, so a request is neither expired nor held back, plain or as a CloudEvent."""
