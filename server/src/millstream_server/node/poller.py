@@ -7,6 +7,7 @@ and stops reading while the node holds as much as it may. Publishes the snapshot
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
@@ -20,8 +21,13 @@ from millstream_server.node.quarantine import DEATHS, Quarantine
 POLL_RECORDS = 500
 """Records of one poll; near the largest batch, so that one hand-over fills one batch."""
 
-MAX_WINDOW = 10_000
-"""Records read beyond the lowest unfinished one of a partition: their finished set then always fits the commit metadata."""
+MAX_WINDOW = 20_000
+"""Records read beyond the lowest unfinished one of a partition: their finished set, 3,400 letters at most, fits the 4,096 bytes that
+a Kafka broker takes beside a position."""
+
+PATIENCE_S = 1.0
+"""How long a full node waits for room before it pauses its partitions. A Kafka client drops what it has fetched of those, and takes
+0.4 s to go on after them: a node that is merely fast would stand still for half of its time."""
 
 
 REVOKE_S = 10.0
@@ -113,6 +119,7 @@ class Poller:
         self._clock_ms = clock_ms
         self._consumer: Consumer | None = None
         self._stopping = threading.Event()
+        self._woken = threading.Event()
         self._stopped = threading.Event()
         self._closing = threading.Event()
         self._waiting: dict[TopicPartition, deque[Record]] = {}
@@ -150,6 +157,7 @@ class Poller:
 
     def wake(self) -> None:
         """Look again at what may be read: something was finished."""
+        self._woken.set()
         if self.paused and self._consumer is not None:
             self._consumer.wake()
 
@@ -212,17 +220,30 @@ class Poller:
         return 0.05 if self._waiting or self._held_back or self.paused else 0.2
 
     def _bound(self, consumer: Consumer) -> None:
-        """Stop reading at the node's bound and go on at half of it, so that it does not flutter."""
+        """Stop reading at the node's bound and go on well below it, so that it does not flutter."""
         ledger = self._ledger
-        share = max(ledger.held / self._max_held, ledger.held_bytes / self._max_held_bytes)
-        if not self.paused and share >= 1.0:
+        if not self.paused and self._share_held() >= 1.0 and not self._room_soon():
             self.paused = True
             consumer.pause(list(ledger.trackers))
-        elif self.paused and share <= 0.5:
+        elif self.paused and self._share_held() <= 0.5:
             self.paused = False
             self._overflow_open = True  # looked at again in this round
             consumer.resume([tp for tp in ledger.trackers if tp not in self._waiting and tp not in self._held_back])
         self._release_windows(consumer)
+
+    def _share_held(self) -> float:
+        """How much of what it may hold the node holds: 1 is all."""
+        return max(self._ledger.held / self._max_held, self._ledger.held_bytes / self._max_held_bytes)
+
+    def _room_soon(self) -> bool:
+        """Wait a while for a quarter of the bound to become free; whether it did."""
+        until_s = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until_s and not self._stopping.is_set():
+            self._woken.clear()
+            if self._share_held() <= 0.75:
+                return True
+            self._woken.wait(0.05)
+        return False
 
     def _let_overflow(self, consumer: Consumer) -> None:
         """What was moved aside comes back only while the node has room: else it would be in the others' way again."""

@@ -132,10 +132,14 @@ class Catalog:
             self._wait_until_led(spec.name)
 
     def place(self, record: Outgoing, turn: int, *, wrap: bool = False) -> int:
-        """The partition that a record goes to.
+        """The partition that a record goes to, as `places` says."""
+        return self._place(self.topic(record.topic), record, turn, wrap)
+
+    def places(self, records: Sequence[Outgoing], turn: int, *, wrap: bool = False) -> list[int]:
+        """The partitions that records go to.
 
         Args:
-            record: what is to be written.
+            records: what is to be written.
             turn: decides where neither partition nor key do.
             wrap: begin again at 0 for a partition that an own topic does not have: results stand on the partition of their request,
                 and somebody may have given the input topic more partitions than theirs.
@@ -144,19 +148,22 @@ class Catalog:
             UnknownTopic: also for a partition that the topic does not have.
             RecordTooLarge
         """
-        topic = self.topic(record.topic)
+        topics = {name: self.topic(name) for name in {record.topic for record in records}}  # hundreds are of one
+        return [self._place(topics[record.topic], record, turn, wrap) for record in records]
+
+    def _place(self, topic: Topic, record: Outgoing, turn: int, wrap: bool) -> int:
         size = size_bytes(record)
         if size > topic.max_bytes:
             raise RecordTooLarge(
                 f"a record of {size:,} bytes for {record.topic} was refused: the log takes {topic.max_bytes:,}", where=record.topic
             )
         if record.partition is not None:
+            if 0 <= record.partition < topic.partitions:
+                return record.partition
             if wrap and record.topic in self._own:
                 return record.partition % topic.partitions
-            if not 0 <= record.partition < topic.partitions:
-                self.forget(record.topic)
-                raise UnknownTopic(f"{record.topic} with a partition {record.partition}: it has {topic.partitions}")
-            return record.partition
+            self.forget(record.topic)
+            raise UnknownTopic(f"{record.topic} with a partition {record.partition}: it has {topic.partitions}")
         if record.key is not None:
             return partition_of(record.key, topic.partitions)
         return turn % topic.partitions

@@ -67,8 +67,7 @@ class KafkaCommitter:
         """Records are kept until the commit, so that a transaction is open on the cluster no longer than it must."""
         if not self._open:
             raise RuntimeError("no transaction is open: begin one first")
-        turn = next(self._turns)
-        self._sent += [(record, self._catalog.place(record, turn, wrap=True)) for record in records]
+        self._sent += zip(records, self._catalog.places(records, next(self._turns), wrap=True), strict=True)
 
     def commit(self, group: str, positions: Sequence[CommitPosition], snapshot: Snapshot | None) -> None:
         """As the port says. After an error the transaction is over and a new one may be begun; `LogUnavailable.indeterminate` is
@@ -155,7 +154,10 @@ class KafkaCommitter:
     def _produce(self, producer: Producer, record: Outgoing, partition: int) -> None:
         while True:
             try:
-                producer.produce(record.topic, record.value, record.key, partition=partition, headers=list(record.headers))
+                if record.headers:
+                    producer.produce(record.topic, record.value, record.key, partition, headers=list(record.headers))
+                else:
+                    producer.produce(record.topic, record.value, record.key, partition)
                 return
             except BufferError:
                 producer.poll(0.01)  # the local queue is full: let it drain

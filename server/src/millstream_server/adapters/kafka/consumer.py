@@ -5,7 +5,8 @@ requests that wait (`core.log.ASIDE`). In one group the cooperative assignor cou
 gave one node all of the input and another all of the rest.
 
 Everything here runs on the thread that polls. Changes of assignment are told by librdkafka inside `poll`; at the start of each,
-and once a poll, a new snapshot {epoch of each partition, group metadata} is published, under which the committer sends offsets.
+and some fifty times a second, a new snapshot {epoch of each partition, group metadata} is published, under which the committer sends
+offsets.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from millstream_server.adapters.kafka.silence import Silence
 from millstream_server.core.errors import LogUnavailable
 from millstream_server.core.log import AssignmentListener, CommitPosition, Record, Snapshot, TopicPartition
 
+PUBLISH_S = 0.02
+"""How old the group metadata of a snapshot may be; a commit under older one is refused and made again."""
 LOOK_S = 2.0
 """How often a cluster that does not answer is asked whether it does again."""
 
@@ -79,6 +82,7 @@ class KafkaConsumer:
         self._woken = threading.Event()
         self._silent = threading.Event()
         self._looked_s = 0.0
+        self._published_s = 0.0
         self._unplaced: dict[TopicPartition, int] = {}
         self._closed = False
         self._ended = False
@@ -108,7 +112,8 @@ class KafkaConsumer:
         self._woken.clear()
         if self._unplaced:
             self._place()
-        self._publish()
+        if time.monotonic() - self._published_s > PUBLISH_S:
+            self._publish()
         if not records:
             self._complain()
         return records
@@ -292,6 +297,7 @@ class KafkaConsumer:
 
     def _publish(self) -> None:
         """Snapshots are replaced, never changed: the committer reads them from its own thread."""
+        self._published_s = time.monotonic()
         if not self._closed:
             metadata = {group: client.consumer_group_metadata() for group, client in self._clients.items()}
             self._snapshot = Snapshot(self._epochs, metadata)

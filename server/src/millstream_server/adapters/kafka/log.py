@@ -182,7 +182,7 @@ class KafkaLog:
                 message = f"a record of {size:,} bytes for {record.topic} was refused: the log takes {self._max_record_bytes:,}"
                 raise RecordTooLarge(message, where=record.topic)
         turn = next(self._catalog.turn)
-        places = [self._catalog.place(record, turn) for record in records]
+        places = self._catalog.places(records, turn)
         done: list[Appended | KafkaError | None] = [None] * len(records)
 
         def delivery(number: int) -> Delivery:
