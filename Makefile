@@ -61,7 +61,7 @@ wheels: setup ## build both distributions into dist/
 	cd server && ../$(BIN)/python -m hatchling build -t wheel -d ../dist
 
 test: setup ## every test of the suite
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --durations=25
 
 clean: ## remove what builds and runs left in this folder
 	rm -rf dist .demo .bench .chaos .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

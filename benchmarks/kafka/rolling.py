@@ -44,7 +44,7 @@ TENANT = "tenant-0"
 RATE = 1000
 NODES = 4
 LEAST_SHARE = 5.0
-BEFORE_S = 8.0
+BEFORE_S = 20.0
 AFTER = 0.4
 """How long it goes on after the last old node has ended, of the time before: the newest node's quarter is then 7 % of everything."""
 SEND_EVERY_S = 0.005

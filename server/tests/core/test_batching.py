@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from hypothesis import given
 from hypothesis import strategies as st
 from millstream_server.core.batching import FIRST_BATCH, TARGET_BATCH_S, Backlog, LaneKey
@@ -27,10 +29,11 @@ def test_every_request_leaves_exactly_once_and_in_order_within_its_lane(puts: li
     """Whatever is put in comes out once; batches never mix lanes, never exceed the size, and keep a lane's order."""
     backlog = Backlog(max_rows, 10_000)
     expected: dict[int, list[str]] = {}
-    for number, (version, alone) in enumerate(puts):
-        backlog.put(backlog.lane(key(version), JOINED), work(number, alone=alone))
-        if not alone:
-            expected.setdefault(version, []).append(str(number))
+    for version, several in groupby(enumerate(puts), key=lambda put: put[1][0]):
+        works = [work(number, alone=alone) for number, (_, alone) in several]
+        backlog.put_all(backlog.lane(key(version), JOINED), works)
+        expected.setdefault(version, []).extend(w.id for w in works if not w.alone)
+    expected = {version: ids for version, ids in expected.items() if ids}
 
     left: dict[int, list[str]] = {}
     while (lane := backlog.next_lane()) is not None:

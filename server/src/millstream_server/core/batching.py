@@ -75,6 +75,19 @@ class Backlog:
             self.lanes[lane.key] = lane
         lane.queue.append(work)
 
+    def put_all(self, lane: Lane, works: list[Work]) -> None:
+        """Put requests in one lane, in their order."""
+        alone = [work for work in works if work.alone]
+        for work in alone:
+            self.put(lane, work)
+        others = [work for work in works if not work.alone] if alone else works
+        if not others:
+            return
+        self.count += len(others)
+        if not lane.queue:
+            self.lanes[lane.key] = lane
+        lane.queue.extend(others)
+
     def put_back(self, lane: Lane, works: Iterable[Work]) -> None:
         """Return requests that were sent but never begun to the head of their lane, or of those that must run alone, in order."""
         waiting = [w for w in works if not w.done]

@@ -17,6 +17,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,9 @@ class NodeSettings(msgspec.Struct, frozen=True):
 
 ASIDE_ROUNDS = 5
 """Seconds between two looks at the lag of topics of waiting requests; that of the input topic is looked at each second."""
+SAMPLE = 256
+"""Results of one commit whose latency is looked at."""
+_build_of = attrgetter("build_id")
 LOOK_AGAIN_S = 0.5
 """Wait before a log or store that did not answer is asked again."""
 
@@ -566,7 +570,7 @@ class Node(PoolEvents):
     def _committed(self, finishes: list[Finish], dropped: list[Finish], pools: set[PoolState], seconds: float) -> None:
         """On the loop, after a commit: the pools may send again, the poller may read again."""
         now_s = time.time()
-        ids = tuple(f.request_id for f in finishes if f.request_id)
+        ids = tuple([f.request_id for f in finishes if f.request_id])
         if ids:
             self.logbook.write(entry("commit", f"{len(finishes)} in {seconds * 1000:.1f} ms", requests=ids, duration_s=seconds))
         self.counts.committed(finishes, dropped, seconds)
@@ -577,15 +581,13 @@ class Node(PoolEvents):
                 pool.pump()
 
     def _count_committed(self, finishes: list[Finish], pools: set[PoolState], now_s: float) -> None:
-        by_pool: dict[str, list[float]] = {}
-        for finish in finishes:
-            if finish.build_id:
-                by_pool.setdefault(finish.build_id, []).append(now_s - finish.append_ms / 1000)
+        committed = Counter(map(_build_of, finishes))
+        sample = finishes[:: max(1, len(finishes) // SAMPLE)]
         for pool in pools:
             if isinstance(pool, Pool):
-                latencies = by_pool.get(pool.release.build_id, [])
-                pool.uncommitted = max(0, pool.uncommitted - len(latencies))
-                self.rates.latencies(pool.release.build_id, latencies)
+                build_id = pool.release.build_id
+                pool.uncommitted = max(0, pool.uncommitted - committed[build_id])
+                self.rates.latencies(build_id, [now_s - f.append_ms / 1000 for f in sample if f.build_id == build_id])
 
     # --- questions of rooms ---------------------------------------------------------------------------------------------
 

@@ -166,8 +166,7 @@ class Pool:
         """Take requests of one route to this release; `pump` sends them."""
         key = (route.pipeline.name, route.model if route.version else "", route.version)
         lane = self.backlog.lane(key, route.pipeline)
-        for work in works:
-            self.backlog.put(lane, work)
+        self.backlog.put_all(lane, works)
 
     def waiting(self, route: Route) -> int:
         """Requests of one route that wait here."""
@@ -381,7 +380,8 @@ class Pool:
         if batch is None or batch.number != results.batch or len(results.outcomes) != len(batch.works):
             worker.kill(f"it answered batch {results.batch} with {len(results.outcomes)} outcomes, which was not asked")
             return
-        if not all(o.status in _STATUSES and (o.status == "ok") == (o.error is None) for o in results.outcomes):
+        unusual = [o for o in results.outcomes if o.status != "ok" or o.error is not None]
+        if not all(o.status in _STATUSES and (o.status == "ok") == (o.error is None) for o in unusual):
             worker.kill(f"it broke the protocol: batch {results.batch} has an outcome that is neither a result nor an error")
             return
         worker.batches.popleft()

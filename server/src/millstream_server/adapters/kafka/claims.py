@@ -10,7 +10,7 @@ only then are positions read. Source: DESIGN §4.7. Used by the consumer, inside
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -28,9 +28,9 @@ from millstream_server.core.log import CLAIMS, CommitPosition, TopicPartition
 if TYPE_CHECKING:
     from millstream_server.adapters.kafka.log import KafkaLog
 
-TRY_S = 45.0
-"""How long a claim is tried again while the cluster cannot be written; below the time that a rebalance waits for a member."""
-
+TRY_S = 15.0
+"""How long a claim is tried again while the cluster cannot be written. Then the member leaves the group and comes anew, which is told;
+meanwhile nothing is read of any topic."""
 
 END_TIMEOUT_S = 5.0
 HANG_S = 8.0
@@ -59,19 +59,18 @@ class Claims:
         self._group = group
         self._writer = writer
         self._max_record_bytes = max_record_bytes
-        self._producer: Producer | None = None
         self._carrier = Carrier("claims")
         self._reader: KafkaReader | None = None
         self._known: dict[str, Claim] = {}
-        self._mine: dict[TopicPartition, int] = {}
-        """Crashes that the claims written by this process carry."""
+        self._mine: dict[TopicPartition, Claim] = {}
+        """The claims written by this process."""
 
-    def take(self, partitions: Sequence[TopicPartition], metadata: object) -> list[CommitPosition]:
+    def take(self, partitions: Sequence[TopicPartition], metadata: Callable[[], object]) -> list[CommitPosition]:
         """Take partitions over: end what dead owners left open, read the positions, write the claims.
 
         Args:
             partitions: just assigned.
-            metadata: the group's metadata after the assignment.
+            metadata: gives the group's metadata, which may change while a claim is tried again.
 
         Returns:
             The committed position of each, in order, with the number of owners that died at it.
@@ -82,9 +81,8 @@ class Claims:
         deadline_s = time.monotonic() + TRY_S
         while True:
             try:
-                return self._take(partitions, metadata)
+                return self._take(partitions, metadata())
             except LogUnavailable:
-                self._producer = None
                 if time.monotonic() > deadline_s:
                     raise
                 time.sleep(0.2)
@@ -92,16 +90,19 @@ class Claims:
     def release(self, partitions: Sequence[TopicPartition], metadata: object) -> None:
         """Say that partitions were given up in order. Where that cannot be said, the next owner treats this one as dead, which
         costs it one call and loses nothing."""
-        mine = [of for of in partitions if of in self._mine]
-        for of in mine:
-            del self._mine[of]
-        if not mine:
+        claimed = {of: self._mine.pop(of) for of in partitions if of in self._mine}
+        if not claimed:
             return
+        mine = list(claimed)
         try:
             positions = checked(mine, self._committed(mine), {}, self._log.bounds)
-            self._write({of: Claim(self._writer, positions[of].offset, 0, True) for of in mine}, positions, metadata)
+            claims = {}
+            for of, claim in claimed.items():
+                crashes = claim.crashes if claim.offset == positions[of].offset else 0
+                claims[of] = Claim(self._writer, positions[of].offset, crashes, True)
+            self._write(claims, positions, metadata)
         except MillstreamError:
-            self._producer = None
+            return
 
     def close(self) -> None:
         self._carrier.close()
@@ -119,15 +120,15 @@ class Claims:
         committed = self._committed(partitions)
         seen = {of: Seen(claim.offset, claim.released) for of, claim in before.items() if claim is not None}
         positions = checked(partitions, committed, seen, self._log.bounds)
+        ends = self._log.bounds(partitions)[1]
         claims = {}
-        for of in partitions:
-            crashes = 0
-            if of in dead:
-                crashes = dead[of].crashes + 1 if dead[of].offset == positions[of].offset else 1
+        for of, end in zip(partitions, ends, strict=True):
+            crashes = _crashes(before[of], positions[of].offset, of in dead) if positions[of].offset < end else 0
             claims[of] = Claim(self._writer, positions[of].offset, crashes)
         self._write(claims, positions, metadata)
-        self._mine |= {of: claim.crashes for of, claim in claims.items()}
-        return [msgspec.structs.replace(positions[of], deaths=claims[of].crashes) for of in partitions]
+        self._mine |= claims
+        # Told only after a death: what an owner ran that left in order did not end it.
+        return [msgspec.structs.replace(positions[of], deaths=claims[of].crashes if of in dead else 0) for of in partitions]
 
     def _read_claims(self) -> None:
         """Read the topic on to the end that it has now."""
@@ -159,16 +160,15 @@ class Claims:
         return {TopicPartition(p.topic, p.partition): p for p in self._log.committed_of(self._group, partitions)}
 
     def _write(self, claims: dict[TopicPartition, Claim], positions: dict[TopicPartition, CommitPosition], metadata: object) -> None:
-        producer = self._open_producer()
+        producer = self._new_producer()
         try:
             self._carrier.call(lambda: self._transact(producer, claims, positions, metadata), HANG_S)
         except TimeoutError as error:
-            self._producer, self._carrier = None, Carrier("claims")
+            self._carrier = Carrier("claims")
             if self._connection.silence.silent(producer):
                 raise self._connection.silence.told() from error
             raise LogUnavailable(f"claiming partitions: {error}", where=self._group) from error
         except KafkaException as error:
-            self._producer = None  # whatever became of it, a new producer ends it first
             raise self._told(error, producer, "claiming partitions", self._group) from error
 
     def _transact(
@@ -182,15 +182,14 @@ class Claims:
         producer.send_offsets_to_transaction(offsets, metadata, CALL_TIMEOUT_S)
         producer.commit_transaction(CALL_TIMEOUT_S)
 
-    def _open_producer(self) -> Producer:
-        if self._producer is None:
-            producer = Producer(self._connection.transactional_producer(f"{self._writer}.claims.{self._group}", self._max_record_bytes))
-            try:
-                producer.init_transactions(CALL_TIMEOUT_S)
-            except KafkaException as error:
-                raise self._told(error, producer, "claiming partitions", self._group) from error
-            self._producer = producer
-        return self._producer
+    def _new_producer(self) -> Producer:
+        """One for each change of the assignment: what an older one left open is ended, and one that lost a broker since may hang."""
+        producer = Producer(self._connection.transactional_producer(f"{self._writer}.claims.{self._group}", self._max_record_bytes))
+        try:
+            producer.init_transactions(CALL_TIMEOUT_S)
+        except KafkaException as error:
+            raise self._told(error, producer, "claiming partitions", self._group) from error
+        return producer
 
     def _key(self, of: TopicPartition) -> str:
         return f"{self._group}/{of.topic}/{of.partition}"
@@ -199,3 +198,10 @@ class Claims:
         """Every failure of a claim is one that is tried again, with a new producer."""
         told = self._connection.silence.failure(error, producer, doing, where=where)
         return told if isinstance(told, LogUnavailable) else LogUnavailable(told.message, where=where)
+
+
+def _crashes(before: Claim | None, offset: int, dead: bool) -> int:
+    """Owners that died while this offset was the lowest unfinished one; those that gave the partition up in order do not end the row."""
+    if before is None:
+        return 0
+    return (before.crashes if before.offset == offset else 0) + dead

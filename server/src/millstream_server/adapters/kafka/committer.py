@@ -9,6 +9,7 @@ of transaction from ending the next one (librdkafka#5423).
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterable, Sequence
 
 from confluent_kafka import Consumer as KafkaClient
@@ -17,7 +18,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from millstream_server.adapters.kafka.carrier import Carrier
 from millstream_server.adapters.kafka.catalog import Catalog
-from millstream_server.adapters.kafka.errors import FENCED, MISSING, error_of, translated
+from millstream_server.adapters.kafka.errors import FENCED, MISSING, SILENT, error_of, translated
 from millstream_server.adapters.kafka.groups import group_of
 from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S, Connection
 from millstream_server.core.errors import LogUnavailable, MillstreamError, UnknownTopic
@@ -52,6 +53,8 @@ class KafkaCommitter:
         self._sent: list[tuple[Outgoing, int]] = []
         self._asker: KafkaClient | None = None
         self._producer: Producer | None = None
+        self._starting: Producer | None = None
+        self._cut_off = threading.Event()
         self._turns = itertools.count()
         self._generation = 0
         self._carrier = Carrier("results")
@@ -79,7 +82,7 @@ class KafkaCommitter:
         sent, self._sent, self._open = self._sent, [], False
         if not sent and not positions:
             return
-        producer = self._producer or self._new_producer()
+        producer = self._usable_producer()
         progress = _Progress()
         try:
             self._carrier.call(lambda: self._transact(producer, sent, group, positions, snapshot, progress), HANG_S)
@@ -133,21 +136,43 @@ class KafkaCommitter:
 
     def close(self) -> None:
         self.abort()
-        self._producer = None
+        self._producer = self._starting = None
         self._carrier.close()
         if self._asker is not None:
             self._asker.close()
 
     # --- steps ------------------------------------------------------------------------------------------------------------
 
+    def _usable_producer(self) -> Producer:
+        if self._producer is not None:
+            self._producer.poll(0)  # calls `_hear`
+        if self._producer is None or self._cut_off.is_set():
+            return self._new_producer()
+        return self._producer
+
+    def _hear(self, error: KafkaError) -> None:
+        """A producer that lost a broker may wait for it for ever (librdkafka#5511), so the next transaction gets a new one."""
+        self._connection.silence.hear(error)
+        if error.code() in SILENT and "/bootstrap:" not in error.str():  # of those addresses some may be away for long
+            self._cut_off.set()
+
     def _new_producer(self) -> Producer:
         id = f"{self._id}.{self._generation}" if self._generation else self._id
-        producer = Producer(self._connection.transactional_producer(id, self._max_record_bytes))
+        # One that could not start yet is asked again: each has threads of its own, which try to reach the cluster.
+        producer, self._starting = self._starting, None
+        if producer is None:
+            config = self._connection.transactional_producer(id, self._max_record_bytes)
+            producer = Producer(config | {"error_cb": self._hear})
         try:
             producer.init_transactions(CALL_TIMEOUT_S)
         except KafkaException as error:
+            said = error_of(error)
+            if said is not None and said.retriable():
+                self._starting = producer
             told = self._connection.silence.failure(error, producer, "starting to write", where=self._id)
             raise told if isinstance(told, LogUnavailable) else LogUnavailable(told.message, where=self._id) from error
+        producer.poll(0)
+        self._cut_off.clear()
         self._producer = producer
         return producer
 
@@ -171,7 +196,7 @@ class KafkaCommitter:
         said = error_of(error)
         if said is None or said.code() not in UNDELIVERED:
             return False
-        self._producer = None
+        self._producer = self._starting = None
         self._generation += 1
         try:
             producer.abort_transaction(ABORT_TIMEOUT_S)

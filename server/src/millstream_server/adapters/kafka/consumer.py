@@ -238,7 +238,7 @@ class KafkaConsumer:
         if not partitions:
             return []
         if member.claims is not None:
-            return member.claims.take(partitions, client.consumer_group_metadata())
+            return member.claims.take(partitions, client.consumer_group_metadata)
         places = [KafkaPartition(of.topic, of.partition) for of in partitions]
         try:
             found = client.committed(places, timeout=CALL_TIMEOUT_S)
