@@ -32,6 +32,8 @@ from chaos.plan import Send, Training
 TICK_S = 0.05
 BURST_S = 1.5
 """A burst before a fault is what the stream sends in so long: it makes a backlog."""
+TRAINED_S = 60.0
+"""How long trainings may take to their answers."""
 TRAINING_EVERY_S = 8.0
 ANNOUNCE_WAIT_S = 30.0
 QUIET_S = 60.0
@@ -130,6 +132,7 @@ class Attack:
         self._training_source: Trainings
         self._killed_trainings: list[str] = []
         self._ending = threading.Event()
+        self._resting = threading.Event()
         self._errors: list[BaseException] = []
         self._started = time.monotonic()
 
@@ -236,8 +239,21 @@ class Attack:
             self.sending.serve()
             time.sleep(TICK_S)
 
+    @contextmanager
+    def without_trainings(self) -> Iterator[None]:
+        """Wait until the trainings have ended, and send none while the context lasts: a run whose nodes die three times is dead, as is
+        promised, so nobody could say what to expect of it beside a request that kills node after node."""
+        self._resting.set()
+        try:
+            wait(lambda: all(one.send.asked.id in self.answered for one in self.trainings), TRAINED_S)
+            yield
+        finally:
+            self._resting.clear()
+
     def _train(self) -> None:
         while not self._ending.wait(TRAINING_EVERY_S):
+            if self._resting.is_set():
+                continue
             training = self.train()
             if training.kill_after_s:
                 self._kill_training(training)

@@ -263,18 +263,23 @@ def relay_stop(attack: Attack, step: Step, draw: random.Random) -> str:
 
 def node_poison(attack: Attack, step: Step, draw: random.Random) -> str:
     """Send a row that kills the node above its worker each time it runs; nodes are started again until it is dead."""
-    send, partition = attack.requests.poison()
-    attack.send([(send, partition)])
-    deaths, deadline = 0, time.monotonic() + 240
-    while send.asked.id not in attack.answered and time.monotonic() < deadline:
-        for name in [name for name, node in attack.ground.nodes.items() if not node.alive() and node.process.returncode == -signal.SIGKILL]:
-            deaths += 1
-            attack.start(name)
-        time.sleep(0.1)
-    for name in [name for name, node in attack.ground.nodes.items() if node.process.poll() == -signal.SIGKILL]:
-        deaths += 1
-        attack.start(name)
+    with attack.without_trainings():
+        send, partition = attack.requests.poison()
+        attack.send([(send, partition)])
+        deaths, deadline = 0, time.monotonic() + 240
+        while send.asked.id not in attack.answered and time.monotonic() < deadline:
+            deaths += _raise_killed(attack)
+            time.sleep(0.1)
+        deaths += _raise_killed(attack)
     return f"{send.asked.id} killed {deaths} nodes and is answered" if deaths and send.asked.id in attack.answered else ""
+
+
+def _raise_killed(attack: Attack) -> int:
+    """Start every node again that was killed; how many."""
+    killed = [name for name, node in attack.ground.nodes.items() if node.process.poll() == -signal.SIGKILL]
+    for name in killed:
+        attack.start(name)
+    return len(killed)
 
 
 _FAULTS: dict[Kind, Callable[[Attack, Step, random.Random], str]] = {

@@ -27,7 +27,7 @@ from blackbox.kafka import Broker
 from blackbox.processes import tree_cpu_s
 from blackbox.stream import record_value, wait_for
 
-pytestmark = pytest.mark.xdist_group("whole machine")
+pytestmark = pytest.mark.xdist_group("nodes on a broker of their own")
 
 TENANT = "t"
 TOOLS = Path(__file__).parents[2] / ".kafka" / "tools"

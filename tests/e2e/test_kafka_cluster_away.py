@@ -19,7 +19,7 @@ from blackbox.kafka_security import Guard, passwords
 from blackbox.processes import tree_cpu_s
 from blackbox.stream import wait_for
 
-pytestmark = pytest.mark.xdist_group("whole machine")
+pytestmark = pytest.mark.xdist_group("nodes on a broker of their own")
 
 MOST_CPU = 0.06
 """Processors that a node may use which waits for its cluster: 3 % of one, and as much again for a busy machine."""

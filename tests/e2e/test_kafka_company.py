@@ -14,7 +14,7 @@ from blackbox.command import Node, Platform
 from blackbox.kafka import Broker
 from blackbox.postgres import Postgres
 
-pytestmark = pytest.mark.xdist_group("whole machine")
+pytestmark = pytest.mark.xdist_group("nodes on a broker of their own")
 
 UNAVAILABLE = 5
 

@@ -16,7 +16,7 @@ from blackbox.kafka import Broker
 from blackbox.postgres import Postgres
 from blackbox.stream import wait_for
 
-pytestmark = pytest.mark.xdist_group("whole machine")
+pytestmark = pytest.mark.xdist_group("nodes on a broker of their own")
 
 LEASE_S = 2.0
 RUN_S = 8.0

@@ -9,7 +9,7 @@ from running_platform import INPUT, Running, wheel
 
 from blackbox.kafka import Broker
 
-pytestmark = pytest.mark.xdist_group("whole machine")
+pytestmark = pytest.mark.xdist_group("nodes on a broker of their own")
 
 
 def test_a_node_moves_to_kafka_once_everything_is_answered_and_serves_its_models_from_the_first_request(tmp_path: Path) -> None:

@@ -546,7 +546,8 @@ class Node(PoolEvents):
             self._loop.call_soon_threadsafe(self._drop, partitions, epoch)
 
     def _drop(self, partitions: frozenset[TopicPartition], epoch: int) -> None:
-        self.logbook.write(entry("partitions", f"{len(partitions)} partitions went to other nodes: {_listed(partitions)}"))
+        done = "given up" if self._stop.is_set() else "went to other nodes"
+        self.logbook.write(entry("partitions", f"{len(partitions)} partitions {done}: {_listed(partitions)}"))
         self.intake.drop(partitions, epoch, self.releases.pools())
 
     def _set_aside_in_thread(self, finishes: list[Finish]) -> None:
