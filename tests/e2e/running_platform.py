@@ -109,12 +109,15 @@ class Running:
         return self.up()
 
     def close(self) -> int:
-        """Stop following and end the node in order; its exit code."""
-        if self._sender is not None:
-            self._sender.finish()
-        for reader in self._readers:
-            reader.close()
-        return self.node.stop() if self.node is not None else 0
+        """Stop following and end the node in order, whatever the sender and the readers say; its exit code."""
+        try:
+            if self._sender is not None:
+                self._sender.finish()
+            for reader in self._readers:
+                reader.close()
+        finally:
+            code = self.node.stop() if self.node is not None else 0
+        return code
 
     def say(self, *arguments: str, stdin: bytes | None = None, timeout_s: float = 120.0) -> Said:
         """Run the command and return how it ended, whatever that is."""

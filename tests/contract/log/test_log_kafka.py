@@ -214,7 +214,7 @@ def test_who_was_frozen_for_too_long_loses_its_partitions_and_gets_them_back_und
     make_topics(log)
     log.append(numbered(8))
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    frozen = multiprocessing.get_context("spawn").Process(target=commit_after_a_freeze, args=(bootstrap, protocol, theirs))
+    frozen = multiprocessing.get_context("spawn").Process(target=commit_after_a_freeze, args=(bootstrap, protocol, theirs), daemon=True)
     frozen.start()
     assert frozen.pid is not None
 

@@ -186,7 +186,7 @@ def test_what_was_appended_is_there_after_opening_again(log: Log, make_log: Call
 
 def test_processes_that_write_at_once_lose_nothing(log: Log, address: str) -> None:
     """Three processes append 2,000 records each, one by one and in batches: all are there, in each one's order, without holes."""
-    workers = [processes.Process(target=append_numbered, args=(address, name, 2_000)) for name in ("a", "b", "c")]
+    workers = [processes.Process(target=append_numbered, args=(address, name, 2_000), daemon=True) for name in ("a", "b", "c")]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -143,7 +143,7 @@ def test_a_node_killed_at_any_moment_answers_each_request_once(log: Log, address
     answered = 0
     while answered < count:
         ours, theirs = processes.Pipe(duplex=False)
-        child = processes.Process(target=answer_until_killed, args=(address, theirs))
+        child = processes.Process(target=answer_until_killed, args=(address, theirs), daemon=True)
         child.start()
         theirs.close()
         assert ours.poll(60)
@@ -169,7 +169,7 @@ def test_an_acknowledged_append_survives_its_process(log: Log, address: str) -> 
     """SIGKILL in the middle of appends: what was acknowledged is there, and a batch is there whole or not at all."""
     for attempt in range(3):
         ours, theirs = processes.Pipe(duplex=False)
-        child = processes.Process(target=append_until_killed, args=(address, theirs))
+        child = processes.Process(target=append_until_killed, args=(address, theirs), daemon=True)
         child.start()
         theirs.close()
         assert ours.poll(60)

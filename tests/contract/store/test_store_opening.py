@@ -67,7 +67,7 @@ def test_nodes_that_start_at_once_make_one_store(store_url: str) -> None:
     count = 6
     barrier = processes.Barrier(count)
     heard, told = processes.Pipe(duplex=False)
-    nodes = [processes.Process(target=store_children.open_in_step, args=(store_url, barrier, told)) for _ in range(count)]
+    nodes = [processes.Process(target=store_children.open_in_step, args=(store_url, barrier, told), daemon=True) for _ in range(count)]
 
     with started(*nodes):
         ids = {hear(heard) for _ in nodes}

@@ -106,7 +106,7 @@ def test_a_server_that_is_killed_again_and_again_loses_and_doubles_nothing(postg
     stop = processes.Event()
     pipes = [processes.Pipe(duplex=False) for _ in range(2)]
     nodes = [
-        processes.Process(target=store_children.train_through_outages, args=(store_url, f"n{number}", told, stop))
+        processes.Process(target=store_children.train_through_outages, args=(store_url, f"n{number}", told, stop), daemon=True)
         for number, (_, told) in enumerate(pipes)
     ]
     ended: list[str] = []
@@ -243,7 +243,7 @@ def test_a_node_frozen_in_the_middle_of_a_transaction_holds_nobody_up(store: Sql
     running(store, "r1", 1)
     running(store, "r2", 2)
     heard, told = processes.Pipe(duplex=False)
-    node = processes.Process(target=store_children.freeze_inside, args=(store_url, "r1", told))
+    node = processes.Process(target=store_children.freeze_inside, args=(store_url, "r1", told), daemon=True)
 
     with started(node):
         assert node.pid is not None

@@ -192,7 +192,7 @@ def test_nodes_that_start_at_once_make_one_store_whatever_the_server_would_do(po
     postgres.execute(f"ALTER DATABASE {name_of(store_url)} SET default_transaction_isolation = 'serializable'")
     barrier = processes.Barrier(4)
     heard, told = processes.Pipe(duplex=False)
-    nodes = [processes.Process(target=store_children.open_in_step, args=(store_url, barrier, told)) for _ in range(4)]
+    nodes = [processes.Process(target=store_children.open_in_step, args=(store_url, barrier, told), daemon=True) for _ in range(4)]
 
     with started(*nodes):
         assert len({hear(heard) for _ in nodes}) == 1

@@ -26,7 +26,7 @@ def test_of_two_processes_that_claim_a_run_one_gets_it(make_store: MakeStore, st
     barrier = processes.Barrier(3)
     pipes = [processes.Pipe(duplex=False) for _ in range(2)]
     nodes = [
-        processes.Process(target=store_children.claim_in_step, args=(store_url, f"n{number}", ROUNDS, barrier, told))
+        processes.Process(target=store_children.claim_in_step, args=(store_url, f"n{number}", ROUNDS, barrier, told), daemon=True)
         for number, (_, told) in enumerate(pipes)
     ]
 
@@ -44,7 +44,7 @@ def test_of_two_processes_that_claim_a_lapsed_run_one_gets_it(make_store: MakeSt
     barrier = processes.Barrier(3)
     pipes = [processes.Pipe(duplex=False) for _ in range(2)]
     nodes = [
-        processes.Process(target=store_children.claim_in_step, args=(store_url, f"n{number}", ROUNDS, barrier, told))
+        processes.Process(target=store_children.claim_in_step, args=(store_url, f"n{number}", ROUNDS, barrier, told), daemon=True)
         for number, (_, told) in enumerate(pipes)
     ]
 
@@ -63,7 +63,7 @@ def test_processes_that_submit_one_key_share_one_run(make_store: MakeStore, stor
     barrier = processes.Barrier(2)
     pipes = [processes.Pipe(duplex=False) for _ in range(2)]
     doors = [
-        processes.Process(target=store_children.submit_in_step, args=(store_url, str(number), ROUNDS, barrier, told))
+        processes.Process(target=store_children.submit_in_step, args=(store_url, str(number), ROUNDS, barrier, told), daemon=True)
         for number, (_, told) in enumerate(pipes)
     ]
 
@@ -79,7 +79,10 @@ def test_joining_a_run_while_it_ends_is_answered_once(make_store: MakeStore, sto
     """Whether a record comes just before or just after the end of its run, it has one answer."""
     store = make_store()
     barrier = processes.Barrier(3)
-    doors = [processes.Process(target=store_children.join_in_step, args=(store_url, offset, ROUNDS, barrier)) for offset in (1_000, 2_000)]
+    doors = [
+        processes.Process(target=store_children.join_in_step, args=(store_url, offset, ROUNDS, barrier), daemon=True)
+        for offset in (1_000, 2_000)
+    ]
 
     with started(*doors):
         for number in range(ROUNDS):
@@ -96,7 +99,10 @@ def test_of_two_processes_that_save_a_revision_one_wins(make_store: MakeStore, s
     make_store()
     barrier = processes.Barrier(2)
     pipes = [processes.Pipe(duplex=False) for _ in range(2)]
-    writers = [processes.Process(target=store_children.save_package_in_step, args=(store_url, ROUNDS, barrier, told)) for _, told in pipes]
+    writers = [
+        processes.Process(target=store_children.save_package_in_step, args=(store_url, ROUNDS, barrier, told), daemon=True)
+        for _, told in pipes
+    ]
 
     with started(*writers):
         for _ in range(ROUNDS):
@@ -109,7 +115,7 @@ def test_outbox_numbers_are_in_the_order_of_commits(make_store: MakeStore, store
     names = ["w1", "w2", "w3", "w4"]
     barrier = processes.Barrier(len(names) + 1)
     writers = [
-        processes.Process(target=store_children.publish, args=(store_url, name, 20, place * 100, barrier))
+        processes.Process(target=store_children.publish, args=(store_url, name, 20, place * 100, barrier), daemon=True)
         for place, name in enumerate(names)
     ]
     rows: list[OutboxRow] = []
@@ -135,7 +141,7 @@ def test_of_two_processes_that_take_a_lapsed_lease_one_gets_it(make_store: MakeS
     barrier = processes.Barrier(2)
     pipes = [processes.Pipe(duplex=False) for _ in range(2)]
     nodes = [
-        processes.Process(target=store_children.take_lease_in_step, args=(store_url, f"n{number}", ROUNDS, barrier, told))
+        processes.Process(target=store_children.take_lease_in_step, args=(store_url, f"n{number}", ROUNDS, barrier, told), daemon=True)
         for number, (_, told) in enumerate(pipes)
     ]
 
@@ -150,7 +156,9 @@ def test_processes_that_submit_one_record_make_one_run_and_owe_one_answer(make_s
     barrier = processes.Barrier(2)
     pipes = [processes.Pipe(duplex=False) for _ in range(2)]
     nodes = [
-        processes.Process(target=store_children.submit_same_record_in_step, args=(store_url, str(number), ROUNDS, barrier, told))
+        processes.Process(
+            target=store_children.submit_same_record_in_step, args=(store_url, str(number), ROUNDS, barrier, told), daemon=True
+        )
         for number, (_, told) in enumerate(pipes)
     ]
 
@@ -169,7 +177,7 @@ def test_a_run_ends_or_is_taken_over_but_not_both(make_store: MakeStore, store_u
     heard, told = processes.Pipe(duplex=False)
     lapsed_ms = 2_000 + round(LEASE_S * 1000)
 
-    with started(processes.Process(target=store_children.end_in_step, args=(store_url, ROUNDS, barrier, told))):
+    with started(processes.Process(target=store_children.end_in_step, args=(store_url, ROUNDS, barrier, told), daemon=True)):
         for number in range(ROUNDS):
             running(store, f"r{number}", number, node="n1")
             barrier.wait(30)
@@ -188,7 +196,7 @@ def test_a_run_is_cancelled_or_told_of_it(make_store: MakeStore, store_url: str)
     heard, told = processes.Pipe(duplex=False)
     submit(store, "r0", 0)
 
-    with started(processes.Process(target=store_children.cancel_in_step, args=(store_url, ROUNDS, barrier, told))):
+    with started(processes.Process(target=store_children.cancel_in_step, args=(store_url, ROUNDS, barrier, told), daemon=True)):
         for number in range(ROUNDS):
             submit(store, f"r{number}", number)
             barrier.wait(30)
@@ -206,7 +214,9 @@ def test_whatever_processes_do_at_once_every_run_ends_as_one_and_is_answered_onc
     count = 4
     barrier = processes.Barrier(count)
 
-    with started(*(processes.Process(target=store_children.do_everything, args=(store_url, n, 150, barrier)) for n in range(count))):
+    with started(
+        *(processes.Process(target=store_children.do_everything, args=(store_url, n, 150, barrier), daemon=True) for n in range(count))
+    ):
         pass
 
     store.expire_runs(answers, 1_000_000)
@@ -234,7 +244,7 @@ def test_a_killed_process_leaves_whole_transactions_only(make_store: MakeStore, 
 
     for life in range(LIVES):
         ended, inside = processes.Semaphore(0), processes.RawValue(c_byte, 0)
-        node = processes.Process(target=store_children.train_without_end, args=(store_url, life, ended, inside))
+        node = processes.Process(target=store_children.train_without_end, args=(store_url, life, ended, inside), daemon=True)
         node.start()
         for _ in range(chance.randrange(3)):
             assert ended.acquire(timeout=30)

@@ -17,9 +17,9 @@ from millstream_server.core.errors import LogUnavailable, Unavailable
 from millstream_server.core.log import STORES, Log, Outgoing, TopicPartition
 from millstream_server.core.store import NodeRow, Store
 
-ALIVE_MS = 3_000
-"""A node renews its row each second; one that is older belongs to a node that ended."""
-LOOK_S = 2.5
+ALIVE_MS = 10_000
+"""A node renews its row each second, on a busy machine later; one that is older belongs to a node that ended."""
+LOOK_S = 3.5
 """How long a younger row is watched: that of a living node changes in this time."""
 SLACK_MS = 300
 """How far two readings of one row may differ where the store has a clock of its own."""
@@ -80,25 +80,31 @@ def oldest_announcement(log: Log) -> Announcement | None:
     return next((msgspec.json.decode(value, type=Announcement) for value in standing.values()), None)
 
 
-def refuse_taken_name(store: Store, node: str, instance: str, clock_ms: Callable[[], int]) -> None:
+def row_of(store: Store, node: str) -> NodeRow | None:
+    """What the last node of a name said of itself; to be asked before this one says anything."""
+    return next((row for row in store.nodes() if row.node == node), None)
+
+
+def refuse_taken_name(store: Store, node: str, instance: str, before: NodeRow | None, clock_ms: Callable[[], int]) -> None:
     """Find that no other living node bears this name: they would take each other's leases.
 
     A row that was written lately is watched: a node that was killed a moment ago may start again at once. This node may write rows of
     its own meanwhile.
 
+    Args:
+        store: of both.
+        node, instance: this one.
+        before: the row of the name before this node wrote it.
+        clock_ms: the time now.
+
     Raises:
         Unavailable: name_taken
     """
-    found = _row(store, node)
-    if found is None or found.instance == instance or clock_ms() - found.updated_ms > ALIVE_MS:
+    if before is None or clock_ms() - before.updated_ms > ALIVE_MS:
         return
     until_s = time.monotonic() + LOOK_S
     while time.monotonic() < until_s:
-        time.sleep(0.1)
-        again = _row(store, node)
-        if again is not None and again.instance != instance and again.updated_ms > found.updated_ms + SLACK_MS:
+        time.sleep(0.05)
+        again = row_of(store, node)
+        if again is not None and again.instance != instance and again.updated_ms > before.updated_ms + SLACK_MS:
             raise Unavailable("name_taken", f"a node with the name {node} works on this store", where=f"instance {again.instance}")
-
-
-def _row(store: Store, node: str) -> NodeRow | None:
-    return next((row for row in store.nodes() if row.node == node), None)

@@ -54,7 +54,7 @@ from millstream_server.core.store import NodeRow, Store
 from millstream_server.core.work import Work
 from millstream_server.node.answers import Answerer, PoolEvents, unwritable
 from millstream_server.node.committer import CommitterThread, PoolState
-from millstream_server.node.company import agree_on_store, refuse_taken_name
+from millstream_server.node.company import agree_on_store, refuse_taken_name, row_of
 from millstream_server.node.controller import Controller
 from millstream_server.node.counts import Counts
 from millstream_server.node.finish import Finish
@@ -177,6 +177,7 @@ class Node(PoolEvents):
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._naming: asyncio.Task[None] | None = None
+        self._before: NodeRow | None = None
         self._wired = False
         self._caught_up = False
         self._untaken: dict[str, ModelState] = {}
@@ -271,6 +272,7 @@ class Node(PoolEvents):
         while True:
             try:
                 self.store = await asyncio.to_thread(self._open_store)
+                self._before = await asyncio.to_thread(row_of, self.store, self.settings.name)
                 break
             except Unavailable as error:
                 if error.code not in ("store_unavailable", "no_space"):
@@ -283,7 +285,7 @@ class Node(PoolEvents):
         self._naming = self._loop.create_task(asyncio.to_thread(self._find_name_free))
 
     def _find_name_free(self) -> None:
-        refuse_taken_name(self.store, self.settings.name, self.instance, self._clock_ms)
+        refuse_taken_name(self.store, self.settings.name, self.instance, self._before, self._clock_ms)
 
     async def _name_found_free(self) -> None:
         """Nothing that is held under this node's name may be touched before; a data directory of its own is locked anyway."""
