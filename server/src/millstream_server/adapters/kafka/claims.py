@@ -62,8 +62,8 @@ class Claims:
         self._carrier = Carrier("claims")
         self._reader: KafkaReader | None = None
         self._known: dict[str, Claim] = {}
-        self._mine: dict[TopicPartition, Claim] = {}
-        """The claims written by this process."""
+        self._mine: set[TopicPartition] = set()
+        """Partitions that this process claimed and did not release."""
 
     def take(self, partitions: Sequence[TopicPartition], metadata: Callable[[], object]) -> list[CommitPosition]:
         """Take partitions over: end what dead owners left open, read the positions, write the claims.
@@ -90,16 +90,13 @@ class Claims:
     def release(self, partitions: Sequence[TopicPartition], metadata: object) -> None:
         """Say that partitions were given up in order. Where that cannot be said, the next owner treats this one as dead, which
         costs it one call and loses nothing."""
-        claimed = {of: self._mine.pop(of) for of in partitions if of in self._mine}
-        if not claimed:
+        mine = [of for of in partitions if of in self._mine]
+        self._mine.difference_update(mine)
+        if not mine:
             return
-        mine = list(claimed)
         try:
             positions = checked(mine, self._committed(mine), {}, self._log.bounds)
-            claims = {}
-            for of, claim in claimed.items():
-                crashes = claim.crashes if claim.offset == positions[of].offset else 0
-                claims[of] = Claim(self._writer, positions[of].offset, crashes, True)
+            claims = {of: Claim(self._writer, positions[of].offset, 0, True) for of in mine}
             self._write(claims, positions, metadata)
         except MillstreamError:
             return
@@ -120,15 +117,15 @@ class Claims:
         committed = self._committed(partitions)
         seen = {of: Seen(claim.offset, claim.released) for of, claim in before.items() if claim is not None}
         positions = checked(partitions, committed, seen, self._log.bounds)
-        ends = self._log.bounds(partitions)[1]
         claims = {}
-        for of, end in zip(partitions, ends, strict=True):
-            crashes = _crashes(before[of], positions[of].offset, of in dead) if positions[of].offset < end else 0
+        for of in partitions:
+            crashes = 0
+            if of in dead:
+                crashes = dead[of].crashes + 1 if dead[of].offset == positions[of].offset else 1
             claims[of] = Claim(self._writer, positions[of].offset, crashes)
         self._write(claims, positions, metadata)
-        self._mine |= claims
-        # Told only after a death: what an owner ran that left in order did not end it.
-        return [msgspec.structs.replace(positions[of], deaths=claims[of].crashes if of in dead else 0) for of in partitions]
+        self._mine |= claims.keys()
+        return [msgspec.structs.replace(positions[of], deaths=claims[of].crashes) for of in partitions]
 
     def _read_claims(self) -> None:
         """Read the topic on to the end that it has now."""
@@ -198,10 +195,3 @@ class Claims:
         """Every failure of a claim is one that is tried again, with a new producer."""
         told = self._connection.silence.failure(error, producer, doing, where=where)
         return told if isinstance(told, LogUnavailable) else LogUnavailable(told.message, where=where)
-
-
-def _crashes(before: Claim | None, offset: int, dead: bool) -> int:
-    """Owners that died while this offset was the lowest unfinished one; those that gave the partition up in order do not end the row."""
-    if before is None:
-        return 0
-    return (before.crashes if before.offset == offset else 0) + dead
