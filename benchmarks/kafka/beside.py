@@ -30,6 +30,7 @@ LIMIT = 2.0
 HARM = grounds.ROOT / "benchmarks" / "packages" / "harm"
 HARM_RATE = 10
 WARM_UP_S = 3.0
+"""How long each of the others has been there when measuring begins: what is measured is the time beside it, not its arrival."""
 
 
 def measure(quick: bool) -> Iterator[Figure]:
@@ -47,6 +48,7 @@ def measure(quick: bool) -> Iterator[Figure]:
             stream.start()
             wait_for(stream.caught_up, 120, "the first answers")
             time.sleep(WARM_UP_S)
+            # The stream is sent and read by threads of its own; a phase is the time that it goes on for.
             spans["alone"] = span(lambda: time.sleep(phase_s))
             spans["installs"] = span(lambda: platform.run("deploy", "classify==1.0.0"))
             with asking(made.topics, "hangs"):

@@ -71,9 +71,9 @@ def measure(quick: bool) -> Iterator[Figure]:
             run.start()
             wait_for(lambda: run.nodes == set(old), PATIENCE_S, "answers of every old node")
             begin_s = time.perf_counter()
-            time.sleep(BEFORE_S)
+            time.sleep(BEFORE_S)  # requests are sent and results seen by threads of their own; the old nodes answer for this long
             new = [replace(fleet, run, name, f"new-{number}") for number, name in enumerate(old)]
-            time.sleep(AFTER * (time.perf_counter() - begin_s))
+            time.sleep(AFTER * (time.perf_counter() - begin_s))  # and the new ones for this long
             end_s = time.perf_counter()
             run.stop()
             wait_for(lambda: run.answered >= len(run.acked), PATIENCE_S, "the answers of everything sent")

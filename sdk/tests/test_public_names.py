@@ -38,10 +38,10 @@ def test_the_version_is_that_of_the_distribution() -> None:
 
 
 def test_importing_takes_less_than_50_ms() -> None:
-    """The best of thirty fresh interpreters imports the package in under 50 ms of its own time (what else runs is not counted)."""
+    """The best of ten fresh interpreters imports the package in under 50 ms of its own time (what else runs is not counted)."""
     code = "import time; begun = time.process_time(); import millstream; print(time.process_time() - begun)"
 
-    assert min(float(_fresh(code)) for _ in range(30)) < 0.050
+    assert min(float(_fresh(code)) for _ in range(10)) < 0.050
 
 
 def test_importing_pulls_in_nothing_but_the_standard_library_and_msgspec() -> None:

@@ -1,4 +1,7 @@
-"""Every verb of the command against a running platform: what it prints, where, and its exit code."""
+"""Every verb of the command against a running platform: what it prints, where, and its exit code.
+
+One long file, because one platform serves all of it: the verbs are tried on what the others left, as at an operator's desk.
+"""
 
 from __future__ import annotations
 

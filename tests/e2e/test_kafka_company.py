@@ -26,6 +26,11 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         yield broker
 
 
+def _two(folder: Path, settings: dict[str, str]) -> tuple[Platform, Platform]:
+    """Data directories of two nodes with the same settings."""
+    return Platform(folder / "a", settings=settings), Platform(folder / "b", settings=settings)
+
+
 def _refused(node: Node) -> str:
     """What a node said that ended by itself, with the exit code of what is unavailable."""
     try:
@@ -38,7 +43,7 @@ def _refused(node: Node) -> str:
 def test_a_node_of_another_store_is_refused_until_the_first_store_is_given_up(tmp_path: Path, broker: Broker) -> None:
     """The store that was announced first decides; the mend that a refused node prints makes it start once nobody else runs."""
     settings = {"MILLSTREAM_KAFKA_BOOTSTRAP": broker.bootstrap}
-    first, second = Platform(tmp_path / "a", settings=settings), Platform(tmp_path / "b", settings=settings)
+    first, second = _two(tmp_path, settings)
     node = first.start_node("up", "--name", "a", log=tmp_path / "a.txt")
     try:
         node.wait_accepting()
@@ -70,7 +75,7 @@ def test_a_name_belongs_to_one_living_node_of_a_store(tmp_path: Path) -> None:
             "MILLSTREAM_SHARED_STORE": postgres.create_database(),
             **{f"MILLSTREAM_SHARED_{name.upper()}": str(tmp_path / name) for name in ("artifacts", "index", "signing_key")},
         }
-        first, second = Platform(tmp_path / "a", settings=settings), Platform(tmp_path / "b", settings=settings)
+        first, second = _two(tmp_path, settings)
         node = first.start_node("up", "--name", "twin", log=tmp_path / "a.txt")
         try:
             node.wait_accepting()

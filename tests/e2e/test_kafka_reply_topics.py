@@ -18,16 +18,22 @@ pytestmark = pytest.mark.xdist_group("whole machine")
 DELIVERY_S = 2.0
 
 
-@pytest.fixture
-def running(tmp_path: Path, kafka_cluster: Cluster) -> Iterator[Running]:
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A node on three brokers, one of which is dead: it alone had the topic `ml.reply.stuck`."""
-    running = Running.start(tmp_path / "data", {"MILLSTREAM_KAFKA_BOOTSTRAP": kafka_cluster.bootstrap})
+    folder = tmp_path_factory.mktemp("reply-topics")
+    with Cluster(folder / "kafka") as cluster:
+        yield from _on(cluster, folder)
+
+
+def _on(cluster: Cluster, folder: Path) -> Iterator[Running]:
+    running = Running.start(folder / "data", {"MILLSTREAM_KAFKA_BOOTSTRAP": cluster.bootstrap})
     try:
         deployed = running.deploy(wheel("1.0.0"))
         assert deployed.code == 0, deployed.err
         running.train("t", 2.0)
-        admin = AdminClient({"bootstrap.servers": kafka_cluster.bootstrap})
-        dead = kafka_cluster.brokers[2]
+        admin = AdminClient({"bootstrap.servers": cluster.bootstrap})
+        dead = cluster.brokers[2]
         stuck = NewTopic("ml.reply.stuck", num_partitions=1, replica_assignment=[[dead.node_id]])
         admin.create_topics([stuck])["ml.reply.stuck"].result()
         dead.kill()
@@ -70,4 +76,23 @@ def test_a_reply_topic_that_cannot_be_written_holds_the_others_up_once(running: 
         error = answer["error"]
         assert isinstance(error, dict)
         assert (answer["status"], error["code"], answer["result"]) == ("ok", "reply_topic_unavailable", 2.0 * n)
+    assert set(running.counts(list(running.acks)).values()) == {1}
+
+
+def test_a_result_that_waits_for_its_reply_topic_outlives_its_node(running: Running) -> None:
+    """The others of its partition are answered meanwhile, and then the node dies: the next one answers what still waited, once."""
+    running.restart()  # a node that knows nothing of the topic
+    assert running.node is not None
+    running.send([{"id": "waits", "pipeline": "weigh", "tenant": "t", "params": {"x": 3}, "reply_to": "ml.reply.stuck"}])
+    good = [{"id": f"after-{n}", "pipeline": "weigh", "tenant": "t", "params": {"x": n}} for n in range(20)]
+    for one in good:  # one by one: their transactions come after the one that failed
+        running.send([one])
+        running.answers([str(one["id"])])
+
+    running.node.kill()
+    running.up()
+
+    error = running.answers(["waits"], timeout_s=90)["waits"]["error"]
+    assert isinstance(error, dict)
+    assert error["code"] == "reply_topic_unavailable"
     assert set(running.counts(list(running.acks)).values()) == {1}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from millstream_server.core.errors import Failed
 from millstream_server.core.log import CommitPosition
-from millstream_server.core.offsets import OffsetTracker, decode, encode
+from millstream_server.core.offsets import OffsetTracker, decode, encode, mark_of
 
 FLAGS = st.lists(st.booleans(), max_size=400).map(lambda flags: bytes([0, *flags]))
 """Finished flags from a committed offset on, which itself is unfinished."""
@@ -183,10 +183,10 @@ def test_no_interleaving_passes_an_unfinished_offset_or_repeats_a_finished_one(d
     gaps = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=40))
     start = data.draw(st.integers(0, 9))
     exist = [start + sum(gaps[: index + 1]) - 1 for index in range(len(gaps))]
-    current, finished, unread = tracker(start), set[int](), list(exist)
+    current, finished, undecided, unread = tracker(start), set[int](), set[int](), list(exist)
 
     for _ in range(data.draw(st.integers(1, 25))):
-        match data.draw(st.sampled_from(["deliver", "finish", "restart"])):
+        match data.draw(st.sampled_from(["deliver", "finish", "reopen", "restart"])):
             case "deliver":
                 count = data.draw(st.integers(0, 10))
                 batch, unread = unread[:count], unread[count:]
@@ -198,8 +198,14 @@ def test_no_interleaving_passes_an_unfinished_offset_or_repeats_a_finished_one(d
                 done = data.draw(st.lists(st.sampled_from(held), unique=True)) if held else []
                 current.finish_many(done)
                 finished.update(done)
+                undecided.update(done)
+            case "reopen":  # the transaction did not commit
+                back = data.draw(st.lists(st.sampled_from(sorted(undecided)), unique=True)) if undecided else []
+                current.reopen_many(back)
+                finished.difference_update(back)
+                undecided.difference_update(back)
             case _:
-                current = restarted(current)
+                current, undecided = restarted(current), set()
                 unread = [offset for offset in exist if offset >= current.position()[0]]
 
         position, coded = current.position()
@@ -210,6 +216,35 @@ def test_no_interleaving_passes_an_unfinished_offset_or_repeats_a_finished_one(d
         assert current.coded_size == len(coded)
         held = [offset for offset in exist if offset not in unread and offset not in finished]
         assert current.window >= (max(held) - position if held else 0)
+
+
+def test_what_is_taken_back_is_unfinished_however_long_ago_it_was_passed() -> None:
+    """Also where the flags below the position were dropped since."""
+    offsets = list(range(20_000))
+    current = tracker()
+    current.delivered_many(offsets)
+    current.finish_many(offsets)
+
+    current.reopen_many([7, 19_000])
+
+    assert [offset for offset in offsets if not current.is_finished(offset)] == [7, 19_000]
+    assert current.position()[0] == 7
+    current.finish_many([7])
+    assert current.position()[0] == 19_000
+
+
+def test_every_position_tells_of_what_runs_alone_until_it_is_finished() -> None:
+    """Also one that is committed for another offset, and again when its own commit did not happen."""
+    current = tracker()
+    current.delivered_many([0, 1, 2])
+    current.runs_alone(1, 2)
+
+    current.finish_many([0])
+    assert mark_of(current.position()[1]) == (1, 2)
+    current.finish_many([1])
+    assert mark_of(current.position()[1]) is None
+    current.reopen_many([1])
+    assert mark_of(current.position()[1]) == (1, 2)
 
 
 def test_tracking_costs_far_less_than_a_microsecond_an_offset() -> None:

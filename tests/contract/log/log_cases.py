@@ -6,7 +6,7 @@ A further log is one more line in `KINDS` and `open_log`. An address is a string
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -134,10 +134,10 @@ def poll(source: Reader | Consumer, most: int) -> list[Record]:
     return records or source.poll(most, 5.0 if on_kafka(source) else 0.0)
 
 
-def topic_of(log: Log, topic: str) -> list[Record]:
-    """All records of a topic, up to where it ends when asked."""
+def topic_of(log: Log, topic: str, options: Mapping[str, str] | None = None) -> list[Record]:
+    """All records of a topic, up to where it ends when asked; `options` are what a client of a guarded broker needs."""
     if isinstance(log, KafkaLog):
-        settle(log, topic)
+        settle(log, topic, options or {})
     ends = {TopicPartition(topic, number): mark.end for number, mark in enumerate(log.watermarks(topic))}
     reader = log.reader([topic])
     records: list[Record] = []
@@ -150,10 +150,10 @@ def topic_of(log: Log, topic: str) -> list[Record]:
         reader.close()
 
 
-def settle(log: KafkaLog, topic: str) -> None:
+def settle(log: KafkaLog, topic: str, options: Mapping[str, str]) -> None:
     """Wait until the marks of transactions that were just committed are written: a commit returns before they are, and until then
     its records are not seen. What somebody who died left open is not waited for."""
-    admin = AdminClient({"bootstrap.servers": log.bootstrap, "log_level": 0})
+    admin = AdminClient({"bootstrap.servers": log.bootstrap, "log_level": 0, **options})
     deadline_s = time.monotonic() + 2
     while time.monotonic() < deadline_s:
         seen = [mark.end for mark in log.watermarks(topic)]

@@ -388,6 +388,7 @@ def test_a_partition_that_is_added_is_read_and_its_results_find_a_place(
     admin = AdminClient({"bootstrap.servers": bootstrap})
     (added,) = admin.create_partitions([NewPartitions(IN, PARTITIONS + 1)]).values()
     added.result()
+    wait_for(lambda: log.partitions(IN) == PARTITIONS + 1, 5, "the cluster to tell of it")
     wait_for(lambda: TopicPartition(IN, PARTITIONS) in member.owned, 40, "the new partition")
 
     log.append([Outgoing(IN, b"7", partition=PARTITIONS)])

@@ -104,7 +104,7 @@ def test_a_right_that_is_missing_is_named(guarded: tuple[Broker, Guard]) -> None
         assert refused.value.code == "log_refused"
         assert right in refused.value.mend, refused.value
     assert sorted(values(read)) == [1, 2, 3]
-    assert sorted(values(topic_of(log, OUT))) == [0, 1, 2, 3]
+    assert sorted(values(topic_of(log, OUT, guard.client("admin")))) == [0, 1, 2, 3]
     log.close()
 
 

@@ -121,6 +121,7 @@ def test_a_topic_that_is_not_there_is_refused_everywhere(log: Log) -> None:
         lambda: log.reader(["nowhere"]),
         lambda: log.consumer(GROUP, ["nowhere"], Listener()),
         lambda: log.watermarks("nowhere"),
+        lambda: log.partitions("nowhere"),
         lambda: log.append([Outgoing(IN, b"v", partition=PARTITIONS)]),
     ):
         with pytest.raises(UnknownTopic) as refused:
@@ -164,6 +165,7 @@ def test_watermarks_are_the_first_kept_and_the_next_offset(log: Log) -> None:
     places = log.append(numbered(10, partition=2))
 
     marks = log.watermarks(IN)
+    assert len(marks) == log.partitions(IN) == PARTITIONS
 
     assert len(marks) == PARTITIONS
     assert marks[2] == Watermark(places[0].offset, places[-1].offset + 1)

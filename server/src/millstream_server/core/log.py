@@ -241,6 +241,13 @@ class Log(Protocol):
     def can_write(self, record: Outgoing) -> str:
         """Try whether a record's topic takes it, leaving nothing behind: why it does not, or ""."""
 
+    def partitions(self, topic: str) -> int:
+        """How many partitions a topic has now; on a shared log somebody may have added some.
+
+        Raises:
+            UnknownTopic, LogUnavailable
+        """
+
     def watermarks(self, topic: str) -> list[Watermark]:
         """By partition number."""
 

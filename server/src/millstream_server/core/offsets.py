@@ -37,6 +37,7 @@ class OffsetTracker:
         self._base = position.offset
         self._end = position.offset
         self._coded: str | None = None
+        self._alone: tuple[int, int] | None = None
         self._advance()
 
     @property
@@ -97,10 +98,29 @@ class OffsetTracker:
         self._coded = None
         self._advance()
 
+    def reopen_many(self, offsets: Sequence[int]) -> None:
+        """Take back `finish_many`: the transaction that was to say so did not commit."""
+        if not offsets:
+            return
+        lowest = min(offsets)
+        if lowest < self._first:  # its flag was trimmed, and all between were finished
+            self._flags[:0] = b"\1" * (self._first - lowest)
+            self._first = lowest
+        for offset in offsets:
+            self._flags[offset - self._first] = 0
+        self._base = min(self._base, lowest)
+        self._coded = None
+
+    def runs_alone(self, offset: int, deaths: int) -> None:
+        """Mark an unfinished offset: every position tells of it until it is finished, and that so many owners died while it ran."""
+        self._alone = offset, deaths
+
     def position(self) -> tuple[int, str]:
         """Return the offset to commit (lowest unfinished, else the next to read) and the coded finished set above it."""
         if self._coded is None:
             self._coded = encode(self._flags, self._base - self._first)
+        if self._alone is not None and not self.is_finished(self._alone[0]):
+            return self._base, marked(self._coded, *self._alone)
         return self._base, self._coded
 
     def _pass_over(self, start: int, stop: int) -> None:

@@ -7,6 +7,7 @@ Each retry topic has one fixed delay, so its head is always due first. Source: D
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from millstream_server.core.log import DLQ, INPUT, OVERFLOW, PARKED, RETRY_LATER, RETRY_NOW, RETRY_SOON, Headers, Outgoing, Record
@@ -83,14 +84,14 @@ def original_headers(headers: Headers) -> Headers:
     return tuple((k, v) for k, v in headers if k not in _OURS)
 
 
-def retried_origin(record: Record, partitions: int) -> tuple[Origin, int, bool]:
+def retried_origin(record: Record, has_partition: Callable[[int], bool]) -> tuple[Origin, int, bool]:
     """Read origin, charged attempts and the alone mark from a record of a retry topic.
 
     Anybody may have written it, so its numbers are believed only where a node could have written them.
 
     Args:
         record: the record.
-        partitions: of the topics that a result of it may go to.
+        has_partition: whether the input topic has a partition of this number.
 
     Raises:
         ValueError: the headers are not ours; the record is then a dead letter.
@@ -105,11 +106,14 @@ def retried_origin(record: Record, partitions: int) -> tuple[Origin, int, bool]:
             headers.get("ms_origin_key"),
         )
         attempts = int(headers["ms_attempt"])
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"a record on {record.topic} without the header {error}") from None
-    ranges = ((origin.partition, partitions), (origin.offset, 1 << 63), (origin.append_ms, 1 << 63), (attempts, 1 << 16))
-    if origin.topic != INPUT or not all(0 <= number < end for number, end in ranges):
-        raise ValueError(f"a record on {record.topic} whose headers name {origin}, attempt {attempts}, which is no request")
+    except KeyError as error:
+        raise ValueError(f"no node wrote it on {record.topic}: it lacks the header {error}") from None
+    except ValueError as error:
+        raise ValueError(f"no node wrote it on {record.topic}: a header cannot be read: {error}") from None
+    ranges = ((origin.offset, 1 << 63), (origin.append_ms, 1 << 63), (attempts, 1 << 16))
+    if origin.topic != INPUT or not all(0 <= number < end for number, end in ranges) or not has_partition(origin.partition):
+        named = f"{origin.topic}/{origin.partition}/{origin.offset}, appended at {origin.append_ms}, tried {attempts} times"
+        raise ValueError(f"no node wrote it on {record.topic}: its headers name {named}, which is no request")
     return origin, attempts, headers.get("ms_alone") == b"1"
 
 

@@ -180,6 +180,7 @@ class CommitterThread:
                 self._committer.initialised()
                 if error.indeterminate:
                     finishes = self._not_committed(finishes)
+                self._reopen(finishes)
                 self._ledger.end_commit()
                 return finishes
             except LogUnavailable as again:
@@ -210,9 +211,7 @@ class CommitterThread:
 
     def _enter(self, finishes: list[Finish]) -> tuple[list[Finish], list[CommitPosition]]:
         """Enter what is finished; returns what is still this node's, and the position of every partition touched."""
-        touched: dict[tuple[str, int, int], list[int]] = {}
-        for finish in finishes:
-            touched.setdefault((finish.topic, finish.partition, finish.epoch), []).append(finish.offset)
+        touched = _touched(finishes)
         trackers: dict[TopicPartition, OffsetTracker] = {}
         gone: set[tuple[str, int, int]] = set()
         with self._ledger.lock:
@@ -230,6 +229,22 @@ class CommitterThread:
             self._dropped += [f for f in finishes if (f.topic, f.partition, f.epoch) in gone]
             finishes = [f for f in finishes if (f.topic, f.partition, f.epoch) not in gone]
         return finishes, positions
+
+    def _reopen(self, finishes: list[Finish]) -> None:
+        """Take back what was entered of a transaction that did not commit. Some of it may wait long now, and a position that
+        somebody else's transaction commits meanwhile must not go past it: should this node die, the next one reads it again."""
+        with self._ledger.lock:
+            for (topic, partition, epoch), offsets in _touched(finishes).items():
+                if (tracker := self._ledger.tracker_of(TopicPartition(topic, partition), epoch)) is not None:
+                    tracker.reopen_many(offsets)
+
+
+def _touched(finishes: list[Finish]) -> dict[tuple[str, int, int], list[int]]:
+    """Offsets by topic, partition and epoch."""
+    touched: dict[tuple[str, int, int], list[int]] = {}
+    for finish in finishes:
+        touched.setdefault((finish.topic, finish.partition, finish.epoch), []).append(finish.offset)
+    return touched
 
 
 def _without(before: list[Finish], after: list[Finish]) -> list[Finish]:

@@ -28,8 +28,6 @@ from millstream_server.node.pool import Pool
 
 FEW_DEADLINES = 1000
 """Deadlines that are kept without looking whose requests have ended."""
-MOST_PARTITIONS = 1 << 31
-"""Of a topic, as far as a partition's number is believed."""
 _PLACE = attrgetter("source_topic", "source_partition")
 
 
@@ -52,6 +50,7 @@ class Intake:
         *,
         max_attempts: int,
         partitions: int,
+        has_partition: Callable[[int], bool],
         shares: Shares | None,
     ) -> None:
         self._shares = shares
@@ -59,6 +58,7 @@ class Intake:
         self.parked = 0
         self._log_id = log_id
         self._partitions = partitions
+        self._has_partition = has_partition
         self._catalog = catalog
         self._answers = answers
         self._logbook = logbook
@@ -235,8 +235,7 @@ class Intake:
             origin = origin_of(record)
         else:
             try:
-                # Of a log that nodes share, somebody may have given the input topic more partitions than the others.
-                origin, attempts, alone = retried_origin(record, self._partitions if self._shares is None else MOST_PARTITIONS)
+                origin, attempts, alone = retried_origin(record, self._has_partition)
             except ValueError as error:
                 self._answers.bury(record, epoch, origin_of(record), str(error))
                 return None

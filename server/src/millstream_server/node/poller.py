@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from millstream_server.core.errors import LogUnavailable
 from millstream_server.core.log import OVERFLOW, CommitPosition, Consumer, Log, Record, Snapshot, TopicPartition
-from millstream_server.core.offsets import OffsetTracker, mark_of, marked
+from millstream_server.core.offsets import OffsetTracker
 from millstream_server.core.retry import DELAYS_S
 from millstream_server.core.work import held_bytes
-from millstream_server.node.quarantine import DEATHS, Quarantine
+from millstream_server.node.quarantine import Quarantine, quarantine_of
 
 POLL_RECORDS = 500
 """Records of one poll; near the largest batch, so that one hand-over fills one batch."""
@@ -308,12 +308,14 @@ class Poller:
         """Hand over one request of one partition in quarantine, marked first; one that ended enough nodes is dead."""
         trackers = self._ledger.trackers
         with self._ledger.lock:
+            # While a transaction that names one is open, what is finished by its tracker is not yet finished on the log.
+            if not self._ledger.committing.isdisjoint(self._quarantines):
+                return
             if any(quarantine.runs(trackers[of]) for of, quarantine in self._quarantines.items()):
                 return
         for of, quarantine in list(self._quarantines.items()):
             with self._ledger.lock:
                 found = quarantine.next(trackers[of])
-                base, coded = trackers[of].position()
             if found is None:
                 rest = quarantine.rest()
                 if rest is not None:
@@ -326,7 +328,9 @@ class Poller:
                     one.found()  # what ended the nodes is known: no other partition's requests are suspected any more
                 self._hand_over(consumer, [record], deaths=deaths)
                 continue
-            consumer.mark(CommitPosition(of.topic, of.partition, base, marked(coded, record.offset, deaths)))
+            with self._ledger.lock:  # no transaction may name the partition before the mark is written
+                trackers[of].runs_alone(record.offset, deaths)
+                consumer.mark(CommitPosition(of.topic, of.partition, *trackers[of].position()))
             self._hand_over(consumer, [record])
             self._quarantines[of] = self._quarantines.pop(of)  # the next one's turn
             return
@@ -371,10 +375,8 @@ class Poller:
                 self._ledger.trackers[of] = OffsetTracker(position)
                 self._ledger.since[of] = epoch
         for of, position in zip(came, positions, strict=True):
-            suspect, deaths = mark_of(position.finished) or (-1, 0)
-            if position.deaths >= DEATHS:
-                # The mark tells of deaths before this one; that of an owner who released the partition in order is not counted.
-                self._quarantines[of] = Quarantine(position.offset, suspect, deaths + 1)
+            if (quarantine := quarantine_of(position)) is not None:
+                self._quarantines[of] = quarantine
         if self._consumer is not None:
             held_back = (
                 came if self.paused or self._stopping.is_set() else [of for of in came if of.topic == OVERFLOW and not self._overflow_open]

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from millstream_server.core.log import Record
-from millstream_server.core.offsets import OffsetTracker
+from millstream_server.core.log import CommitPosition, Record
+from millstream_server.core.offsets import OffsetTracker, mark_of
 
 DEATHS = 3
 """Owners that may die at the same lowest unfinished offset before a partition is put in quarantine."""
@@ -64,3 +64,16 @@ class Quarantine:
         if self._found or (self._waiting and self._waiting[0].offset >= self._end):
             return list(self._waiting)
         return None
+
+
+def quarantine_of(position: CommitPosition) -> Quarantine | None:
+    """The quarantine that a partition must be in, as its position tells at an assignment; None where it needs none.
+
+    It does after `DEATHS` owners at one offset. It also does where the last owner died and left a mark: a request ran alone then.
+    Otherwise each death would count anew once the requests before it are answered, because the lowest unfinished offset has moved.
+    """
+    suspect, deaths = mark_of(position.finished) or (-1, 0)
+    if position.deaths >= DEATHS or (position.deaths and suspect >= position.offset):
+        # The mark tells of deaths before this one; that of an owner who released the partition in order is not counted.
+        return Quarantine(position.offset, suspect, deaths + 1)
+    return None

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from confluent_kafka.admin._metadata import ClusterMetadata
 
 from millstream_server.adapters.kafka.errors import MISSING, SILENT, error_of, translated
-from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S, Connection
+from millstream_server.adapters.kafka.settings import ASK_TIMEOUT_S, CALL_TIMEOUT_S, Connection
 from millstream_server.core.errors import Invalid, LogUnavailable, MillstreamError, RecordTooLarge, UnknownTopic
 from millstream_server.core.log import Outgoing, TopicInfo, TopicSpec
 from millstream_server.core.partitioner import partition_of
@@ -68,13 +68,21 @@ class Catalog:
         if known is not None and time.monotonic() - at_s < REMEMBERED_S:
             return known
         try:
-            (found,) = self._ask([name])
+            return self.asked_anew(name)
         except LogUnavailable:
             with self._lock:
                 known = self._known.get(name, (0.0, None))[1]
             if known is not None:
                 return known  # it was there, and the cluster cannot be asked now: the write itself will tell
             raise
+
+    def asked_anew(self, name: str) -> Topic:
+        """Find a topic as it is now.
+
+        Raises:
+            UnknownTopic, LogUnavailable
+        """
+        (found,) = self._ask([name])
         return found
 
     def forget(self, name: str) -> None:
@@ -195,7 +203,7 @@ class Catalog:
 
     def _patiently(self, call: Callable[[float], T], topic: str = "") -> T:
         """Wait for a cluster that is away, but not for one that does not let us in."""
-        deadline_s = time.monotonic() + CALL_TIMEOUT_S
+        deadline_s = time.monotonic() + ASK_TIMEOUT_S
         wait_s = 1.0
         while True:
             try:
@@ -216,14 +224,14 @@ class Catalog:
         counts: dict[str, int] = {}
         for name in names:
             counts[name] = len(self._described(name).partitions)
-        described = self._admin.describe_configs([ConfigResource(ResourceType.TOPIC, n) for n in names], request_timeout=CALL_TIMEOUT_S)
-        topics = []
-        for resource, future in described.items():
-            try:
-                config = {name: entry.value for name, entry in future.result().items()}
-            except KafkaException as error:
-                raise self._told(error, "reading a topic's settings", resource.name) from error
-            topics.append(self._topic(resource.name, counts[resource.name], config))
+        asked = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+        described = self._patiently(
+            lambda wait_s: {of.name: done.result() for of, done in self._admin.describe_configs(asked, request_timeout=wait_s).items()},
+            names[0] if len(names) == 1 else "",
+        )
+        topics = [
+            self._topic(name, counts[name], {key: entry.value for key, entry in config.items()}) for name, config in described.items()
+        ]
         with self._lock:
             self._known.update((topic.name, (time.monotonic(), topic)) for topic in topics)
         return sorted(topics, key=lambda topic: topic.name)

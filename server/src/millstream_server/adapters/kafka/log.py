@@ -122,6 +122,9 @@ class KafkaLog:
     def topics(self) -> list[TopicInfo]:
         return [topic for topic in self._catalog.load() if topic.name != CLAIMS]
 
+    def partitions(self, topic: str) -> int:
+        return self._catalog.asked_anew(topic).partitions
+
     def watermarks(self, topic: str) -> list[Watermark]:
         """The end is that of what read-committed readers may see: an open transaction holds it back."""
         count = self._catalog.topic(topic).partitions

@@ -16,11 +16,15 @@ Config = dict[str, Any]
 TRANSACTION_TIMEOUT_S = 10.0
 """How long an open transaction of a process that died may hold back readers, where nobody takes it over before."""
 
-DELIVERY_TIMEOUT_S = 8.0
-"""How long a record may wait for its broker; below the transaction's timeout, as librdkafka demands."""
+DELIVERY_TIMEOUT_S = 30.0
+"""How long an append of a door or a command may wait: longer than a cluster needs to give a dead broker up and choose new leaders."""
 
 RESULT_TIMEOUT_S = 2.0
 """The same for a result in a transaction, which is tried again."""
+
+ASK_TIMEOUT_S = 15.0
+"""How long it is asked about topics again: the broker that the cluster names for it may be the one that just died, until it is
+given up after 9 s (`broker.session.timeout.ms`)."""
 
 CALL_TIMEOUT_S = 10.0
 """How long one call may wait for the cluster before it is told as a failure."""

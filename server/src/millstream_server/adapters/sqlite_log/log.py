@@ -126,6 +126,9 @@ class SqliteLog:
     def topics(self) -> list[TopicInfo]:
         return [TopicInfo(topic.name, len(topic.parts), topic.retention_ms, topic.compacted) for topic in self._catalog.load()]
 
+    def partitions(self, topic: str) -> int:
+        return len(self._catalog.topic(topic).parts)
+
     def watermarks(self, topic: str) -> list[Watermark]:
         parts = self._catalog.topic(topic).parts
         sql = "SELECT start_offset, next_offset FROM part WHERE tp IN (SELECT value FROM json_each(?)) ORDER BY p"
