@@ -23,7 +23,6 @@ from typing import Any
 
 import msgspec
 
-from millstream_server import __version__
 from millstream_server.core.artifacts import Artifacts, Signer
 from millstream_server.core.errors import LogUnavailable, MillstreamError, Unavailable
 from millstream_server.core.ids import new_id
@@ -49,7 +48,7 @@ from millstream_server.core.model import ModelState, ModelVersion, decode_model
 from millstream_server.core.release import Release, decode_package
 from millstream_server.core.routing import Catalog
 from millstream_server.core.shares import Shares
-from millstream_server.core.status import UNDECODABLE, Figures, LogStatus, NodeStatus, ReleaseStatusRow, encode_status
+from millstream_server.core.status import Figures, encode_status
 from millstream_server.core.store import NodeRow, Store
 from millstream_server.core.work import Work
 from millstream_server.node.answers import Answerer, PoolEvents, unwritable
@@ -68,7 +67,9 @@ from millstream_server.node.poller import Ledger, Poller
 from millstream_server.node.pool import Pool, PoolLimits
 from millstream_server.node.rates import Rates
 from millstream_server.node.releases import Installer, Releases
+from millstream_server.node.reporting import figures_of, lags_of, status_of
 from millstream_server.node.runs import RunLimits, Runs, answer_maker
+from millstream_server.node.troubles import Troubles
 
 INTAKE_TOPICS = (INPUT, RETRY_NOW, RETRY_SOON, RETRY_LATER)
 SHARED_TOPICS = (PARKED, OVERFLOW)
@@ -171,18 +172,18 @@ class Node(PoolEvents):
         self.counts = Counts()
         self.ledger = Ledger()
         self.accepting = False
-        self._troubles: dict[str, str] = {}
+        self.troubles = Troubles(logbook)
         self._reason = ""
         self._error: BaseException | None = None
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._naming: asyncio.Task[None] | None = None
         self._before: NodeRow | None = None
-        self._wired = False
+        self.wired = False
         self._caught_up = False
         self._untaken: dict[str, ModelState] = {}
-        self._lags: dict[str, int] = {}
-        self._open_runs: dict[str, int] = {}
+        self.lags: dict[str, int] = {}
+        self.open_runs: dict[str, int] = {}
 
     @property
     def _topics(self) -> tuple[str, ...]:
@@ -277,10 +278,10 @@ class Node(PoolEvents):
             except Unavailable as error:
                 if error.code not in ("store_unavailable", "no_space"):
                     raise
-                self._set_trouble("store", str(error))
+                self.troubles.set("store", str(error))
                 await asyncio.sleep(delay_s)
                 delay_s = min(5.0, delay_s * 2)
-        self._set_trouble("store", "")
+        self.troubles.set("store", "")
         self._spawn(self._report(), "status")
         self._naming = self._loop.create_task(asyncio.to_thread(self._find_name_free))
 
@@ -307,10 +308,10 @@ class Node(PoolEvents):
             except LogUnavailable as error:
                 if not self.log.shared:
                     raise
-                self._set_trouble("log", str(error))
+                self.troubles.set("log", str(error))
                 await asyncio.sleep(delay_s)
                 delay_s = min(5.0, delay_s * 2)
-        self._set_trouble("log", "")
+        self.troubles.set("log", "")
         if self.log.shared:
             self.logbook.write(entry("log", said))
 
@@ -323,7 +324,7 @@ class Node(PoolEvents):
                 if await asyncio.to_thread(self.log.committed, OUTBOX_GROUP, RELEASES):
                     break
             except LogUnavailable as error:
-                self._set_trouble("log", str(error))
+                self.troubles.set("log", str(error))
             await asyncio.sleep(0.05)
         await self.follower.catch_up()
 
@@ -337,7 +338,7 @@ class Node(PoolEvents):
     def _wire_serving(self) -> None:
         """Make the rooms that serve from topics and files alone: the first half of the wiring diagram of a node."""
         settings, loop, clock = self.settings, self._loop, self._clock_ms
-        self.follower = Follower(self.log, loop, self._follow, self._thread_trouble("follower"), self._fail_from_thread)
+        self.follower = Follower(self.log, loop, self._follow, self.troubles.teller_from_thread(loop, "follower"), self._fail_from_thread)
         self.committer = CommitterThread(
             self._writer_of_results,
             GROUP,
@@ -348,7 +349,7 @@ class Node(PoolEvents):
             unwritable,
             self.log.can_write,
             self._set_aside_in_thread,
-            self._thread_trouble("committer"),
+            self.troubles.teller_from_thread(loop, "committer"),
             self._fail_from_thread,
             interval_s=settings.commit_interval_s,
         )
@@ -378,7 +379,7 @@ class Node(PoolEvents):
     def _wire_intake(self) -> None:
         """Make the rooms that need the store, and intake, which feeds them all: the second half."""
         settings, loop, clock = self.settings, self._loop, self._clock_ms
-        self.relay = OutboxRelay(self.log, self.store, settings.name, clock, self._trouble("outbox"), self._say_lost)
+        self.relay = OutboxRelay(self.log, self.store, settings.name, clock, self.troubles.teller("outbox"), self._say_lost)
         self.runs = Runs(
             settings.name,
             self.store,
@@ -390,7 +391,7 @@ class Node(PoolEvents):
             settings.work_folder,
             settings.runs,
             self.relay.notify,
-            self._trouble("runs"),
+            self.troubles.teller("runs"),
             loop,
         )
         self.intake = Intake(
@@ -418,7 +419,7 @@ class Node(PoolEvents):
             self._deliver,
             self._kill,
             self._partitions_gone,
-            self._thread_trouble("poller"),
+            self.troubles.teller_from_thread(loop, "poller"),
             self._fail_from_thread,
             lambda text: self.logbook.write(entry("position", text, level="warning")),
             writer=self.writer,
@@ -429,7 +430,7 @@ class Node(PoolEvents):
             clock_ms=clock,
         )
         self.controller = Controller(self.store, settings.name, clock, deploy_timeout_s=settings.deploy_timeout_s)
-        self._wired = True
+        self.wired = True
 
     async def _end(self) -> None:
         """Stop reading, answer what is in workers, commit it, and leave."""
@@ -503,7 +504,7 @@ class Node(PoolEvents):
 
     def _releases_changed(self) -> None:
         self.models.retry_pending()
-        if self._wired:
+        if self.wired:
             self.intake.pool_changed()
 
     def pool_ready(self, pool: Pool) -> None:
@@ -648,12 +649,12 @@ class Node(PoolEvents):
     async def _report(self) -> None:
         while True:
             try:
-                self._open_runs = await asyncio.to_thread(self.store.count_runs)
-                row = NodeRow(self.settings.name, self.instance, self._clock_ms(), encode_status(self._status()))
+                self.open_runs = await asyncio.to_thread(self.store.count_runs)
+                row = NodeRow(self.settings.name, self.instance, self._clock_ms(), encode_status(status_of(self)))
                 await asyncio.to_thread(self.store.write_node, row)
-                self._set_trouble("store", "")
+                self.troubles.set("store", "")
             except Unavailable as error:
-                self._set_trouble("store", str(error))
+                self.troubles.set("store", str(error))
             await asyncio.sleep(1.0 if not any(s.deploying for s in self.catalog.packages.values()) else 0.2)
 
     async def _measure(self) -> None:
@@ -661,13 +662,13 @@ class Node(PoolEvents):
         for number in itertools.count():
             topics = self._topics if number % ASIDE_ROUNDS == 0 else (INPUT,)
             try:
-                self._lags |= await asyncio.to_thread(self._lag_of, topics)
+                self.lags |= await asyncio.to_thread(lags_of, self.log, topics)
                 if self.log.shared:
-                    self._set_trouble("log", "")
+                    self.troubles.set("log", "")
             except MillstreamError as error:
-                self._lags = {}  # shown as unknown
+                self.lags = {}  # shown as unknown
                 if self.log.shared:  # of a log of its own the trouble is reported by those who write
-                    self._set_trouble("log", str(error))
+                    self.troubles.set("log", str(error))
             await asyncio.sleep(1.0)
 
     async def _control(self) -> None:
@@ -676,8 +677,12 @@ class Node(PoolEvents):
                 if await asyncio.to_thread(self.controller.step):
                     self.relay.notify()
             except Unavailable as error:
-                self._set_trouble("controller", str(error))
+                self.troubles.set("controller", str(error))
             await asyncio.sleep(0.5 if not any(s.deploying for s in self.catalog.packages.values()) else 0.1)
+
+    async def figures(self) -> Figures:
+        """What the metrics show, of this moment; on the loop, and nothing is waited for."""
+        return figures_of(self)
 
     async def _maintain(self) -> None:
         while True:
@@ -685,126 +690,7 @@ class Node(PoolEvents):
             try:
                 await asyncio.to_thread(self.log.maintain)
             except LogUnavailable as error:
-                self._set_trouble("maintenance", str(error))
-
-    async def figures(self) -> Figures:
-        """What the metrics show, of this moment; on the loop, and nothing is waited for."""
-        counts, outcomes = self.counts, dict(self.counts.outcomes)
-        if self._wired:
-            for outcome, count in dict(self.relay.answered).items():
-                outcomes[outcome] = outcomes.get(outcome, 0) + count
-        return Figures(
-            self._status(),
-            outcomes,
-            dict(counts.worker_deaths),
-            dict(counts.model_loads),
-            counts.commit_buckets(),
-            self.ledger.held_bytes,
-            tuple(name for name, text in self._troubles.items() if text),
-        )
-
-    def _status(self) -> NodeStatus:
-        if not self._wired:
-            return self._status_while_starting()
-        counts = self._open_runs
-        held = self.ledger.held
-        unhealthy = self._unhealthy()
-        rows = []
-        for build_id, installed in self.releases.builds.items():
-            release = installed.release
-            pool = self.releases.pool(build_id)
-            answered, per_s, p99_ms, error, mend = self.rates.read(build_id)
-            if installed.status == "BROKEN":
-                unhealthy.append(f"{release.label} is BROKEN: {installed.reason}; mend: {installed.mend}")
-            known = self.catalog.packages.get(release.manifest.package)
-            shared = known.by_build(build_id) if known else None
-            python = self.releases.python(build_id)
-            rows.append(
-                ReleaseStatusRow(
-                    release.manifest.package,
-                    release.version,
-                    build_id,
-                    installed.status,
-                    installed.reason,
-                    shared.status if shared else "",
-                    installed.phase,
-                    pool.worker_statuses() if pool else (),
-                    self.models.count(release.manifest.package, build_id),
-                    pool.backlog.count if pool else 0,
-                    pool.in_flight if pool else 0,
-                    per_s,
-                    p99_ms,
-                    answered,
-                    error,
-                    mend,
-                    str(python.parent.parent) if python else "",
-                    release.deployed_ms,
-                )
-            )
-        return NodeStatus(
-            self.settings.name,
-            self.instance,
-            os.getpid(),
-            self.settings.role,
-            __version__,
-            self.started_ms,
-            self.store.store_id,
-            self.log.log_id,
-            self.accepting,
-            self.poller.paused,
-            held,
-            self._lags.get(INPUT, -1),
-            self.ledger.finished,
-            counts.get("QUEUED", 0),
-            counts.get("RUNNING", 0),
-            tuple(unhealthy),
-            tuple(rows),
-            self._log_status(),
-        )
-
-    def _log_status(self) -> LogStatus:
-        with self.ledger.lock:
-            owned = Counter(of.topic for of in self.ledger.trackers)
-        p50_ms, p99_ms = self.counts.commit_ms()
-        moved = self.counts.moved()
-        return LogStatus(
-            self.log.shared,
-            self.log.log_id,
-            owned,
-            self._lags.copy(),
-            self.poller.rebalances,
-            self.committer.commits,
-            self.committer.aborts,
-            p50_ms,
-            p99_ms,
-            moved["retried"],
-            moved["parked"],
-            moved["overflowed"],
-            self.counts.of("dead") + self.counts.of(UNDECODABLE),
-        )
-
-    def _unhealthy(self) -> list[str]:
-        """What is wrong now, each once; the store and the log first, because most of what else is wrong follows from them."""
-        names = sorted(self._troubles, key=lambda name: name not in ("store", "log"))
-        return list(dict.fromkeys(text for name in names if (text := self._troubles[name])))
-
-    def _status_while_starting(self) -> NodeStatus:
-        unhealthy = tuple(self._unhealthy())
-        name, role = self.settings.name, self.settings.role
-        store_id = self.store.store_id if hasattr(self, "store") else ""  # metrics may be asked for before it answers
-        return NodeStatus(
-            name, self.instance, os.getpid(), role, __version__, self.started_ms, store_id, "", False, False, 0, -1, 0, 0, 0, unhealthy, ()
-        )
-
-    def _lag_of(self, topics: Iterable[str]) -> dict[str, int]:
-        """By topic the records that the group has not finished: what lies between its committed position and the end."""
-        lags = {}
-        for topic in topics:
-            committed = {p.partition: p.offset for p in self.log.committed(GROUP, topic)}
-            marks = enumerate(self.log.watermarks(topic))
-            # The end was asked for after the position, so that a difference is never below what it was then.
-            lags[topic] = sum(max(0, mark.end - max(mark.start, committed.get(number, 0))) for number, mark in marks)
-        return lags
+                self.troubles.set("maintenance", str(error))
 
     # --- trouble ----------------------------------------------------------------------------------------------------------
 
@@ -838,24 +724,3 @@ class Node(PoolEvents):
             self._reason = f"{where} failed: {error}"
             self.logbook.write(entry("node_failed", self._reason, level="error"))
         self._stop.set()
-
-    def _trouble(self, name: str) -> Callable[[str], None]:
-        return lambda text: self._set_trouble(name, text)
-
-    def _thread_trouble(self, name: str) -> Callable[[str], None]:
-        def tell(text: str) -> None:
-            self._loop.call_soon_threadsafe(self._set_trouble, name, text)
-
-        return tell
-
-    def _set_trouble(self, name: str, text: str) -> None:
-        """Remember what is wrong now, for status; say it in the log when it changes, once for all rooms that it strikes."""
-        before = self._troubles.get(name, "")
-        if before == text:
-            return
-        known = set(self._troubles.values())
-        self._troubles[name] = text
-        if text and text not in known:
-            self.logbook.write(entry("trouble", text, level="warning"))
-        elif not text and before not in self._troubles.values():
-            self.logbook.write(entry("trouble", f"{name} works again"))
