@@ -185,21 +185,28 @@ def test_an_event_is_read_as_one_after_every_retry_and_as_a_replayed_dead_letter
 
 @pytest.mark.usefixtures("tried")
 def test_an_answer_that_its_reply_topic_does_not_take_is_told_and_holds_up_nobody(running: Running, shell: dict[str, str]) -> None:
-    """It ends failed on the output topic, and the requests behind it on its partition are answered."""
-    create = "kafka-topics.sh --bootstrap-server $BROKER --create --topic ml.reply.small --partitions 1 --config max.message.bytes=2000"
-    say(create, shell)
+    """It ends failed where its caller looks for it, or on the output topic where even that does not fit; the requests behind it on
+    its partition are answered."""
+    for topic, most_bytes in (("ml.reply.small", 2000), ("ml.reply.tiny", 200)):
+        create = "kafka-topics.sh --bootstrap-server $BROKER --create --partitions 1"
+        say(f"{create} --topic {topic} --config max.message.bytes={most_bytes}", shell)
 
     running.send(
         [
-            {"id": "s-large", "pipeline": "repeat", "params": {"text": "x", "times": 5000}, "reply_to": "ml.reply.small"},
+            {"id": "s-small", "pipeline": "repeat", "params": {"text": "x", "times": 5000}, "reply_to": "ml.reply.small"},
+            {"id": "s-tiny", "pipeline": "repeat", "params": {"text": "x", "times": 5000}, "reply_to": "ml.reply.tiny"},
             {"id": "s-next", "pipeline": "repeat", "params": {"text": "x", "times": 3}},
         ]
     )
 
-    answers = running.answers(["s-large", "s-next"])
-    assert (answers["s-large"]["status"], _error(answers["s-large"], "code")) == ("failed", "result_too_large")
+    answers = running.answers(["s-tiny", "s-next"])
+    (small,) = [record_value(record) for record in running.platform.records("ml.reply.small")]
+    for answer in (small, answers["s-tiny"]):
+        assert (answer["status"], _error(answer, "code")) == ("failed", "result_too_large")
+    assert small["id"] == "s-small"
     assert answers["s-next"]["result"] == "xxx"
-    assert running.counts(["s-large"]) == {"s-large": 1}
+    assert running.counts(["s-small", "s-tiny"]) == {"s-small": 0, "s-tiny": 1}
+    assert list(running.platform.records("ml.reply.tiny")) == []
 
 
 @pytest.mark.usefixtures("tried")

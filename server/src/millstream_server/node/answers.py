@@ -426,30 +426,40 @@ class PoolEvents:
 
 
 def unwritable(record: Outgoing, code: str) -> Outgoing:
-    """What is written in the place of a result that the log refuses: the same answer on the output topic, with the reason."""
+    """What is written in the place of a result that the log refuses, with the reason. One that is too large fails where it was to go;
+    where even that does not fit, and where the topic cannot be written, the answer stands on the output topic.
+
+    Raises:
+        Invalid: record_too_large: nothing smaller can be said, on no other topic.
+    """
     value = record.value or b""
     try:
         result = decode_result(value)
     except msgspec.DecodeError:
         # A request on its way to a retry or dead-letter topic: the log has room for all that its door let in, so the door was wider.
-        message = f"a record of {len(value):,} bytes does not fit {record.topic}: the log took larger ones once"
-        raise Invalid(
-            "record_too_large", message, where=record.topic, mend="raise log.max_record_bytes; see: millstream config show"
-        ) from None
+        raise _does_not_fit(record) from None
     if code == "record_too_large":
-        said = ResultError(
-            "result_too_large", f"the result has {len(value)} bytes, more than a record may have", "", mend_of("result_too_large")
-        )
+        if result.error and result.error.code == "result_too_large":
+            if record.topic == OUTPUT:
+                raise _does_not_fit(record)
+            return Outgoing(OUTPUT, value, record.key, record.headers, result.record.partition)
+        message = f"the result has {len(value):,} bytes, more than a record of {record.topic} may have"
+        said = ResultError("result_too_large", message, "", mend_of("result_too_large"))
         small = msgspec.structs.replace(result, status="failed", result=msgspec.UNSET, error=said)
+        return msgspec.structs.replace(record, value=encode_result(small))
+    place = f"the reply topic {record.topic}" + (f", partition {record.partition}," if record.partition is not None else "")
+    if code == "unknown_topic":
+        said = ResultError("reply_topic_unavailable", f"{place} does not exist", "", mend_of("reply_topic_unavailable"))
     else:
-        place = f"the reply topic {record.topic}" + (f", partition {record.partition}," if record.partition is not None else "")
-        if code == "unknown_topic":
-            said = ResultError("reply_topic_unavailable", f"{place} does not exist", "", mend_of("reply_topic_unavailable"))
-        else:
-            mend = "see that its brokers live and that the platform may write to it, or leave reply_to out"
-            said = ResultError("reply_topic_unavailable", f"{place} is there, and could not be written for a while", "", mend)
-        small = msgspec.structs.replace(result, error=result.error or said)
+        mend = "see that its brokers live and that the platform may write to it, or leave reply_to out"
+        said = ResultError("reply_topic_unavailable", f"{place} is there, and could not be written for a while", "", mend)
+    small = msgspec.structs.replace(result, error=result.error or said)
     return Outgoing(OUTPUT, encode_result(small), record.key, record.headers, result.record.partition)
+
+
+def _does_not_fit(record: Outgoing) -> Invalid:
+    message = f"a record of {len(record.value or b''):,} bytes does not fit {record.topic}: the log took larger ones once"
+    return Invalid("record_too_large", message, where=record.topic, mend="raise log.max_record_bytes; see: millstream config show")
 
 
 def mend_of(code: str, request: str = "ID", package: str = "", path: str = "") -> str:

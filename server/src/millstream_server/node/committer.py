@@ -204,10 +204,12 @@ class CommitterThread:
                 self._send_one(record)
 
     def _send_one(self, record: Outgoing) -> None:
-        try:
-            self._committer.send([record])
-        except (RecordTooLarge, UnknownTopic) as error:
-            self._committer.send([self._replace(record, error.code)])
+        while True:
+            try:
+                self._committer.send([record])
+                return
+            except (RecordTooLarge, UnknownTopic) as error:
+                record = self._replace(record, error.code)
 
     def _enter(self, finishes: list[Finish]) -> tuple[list[Finish], list[CommitPosition]]:
         """Enter what is finished; returns what is still this node's, and the position of every partition touched."""

@@ -118,15 +118,17 @@ class OutboxRelay:
 
     def _send_one(self, committer: Committer, row: OutboxRow) -> None:
         """One refused record must not hold up all that come after it: another answer takes its place, or its absence is told."""
-        try:
-            committer.send([row.record])
-            return
-        except (RecordTooLarge, UnknownTopic) as error:
-            refused = error
-        try:
-            committer.send([unwritable(row.record, refused.code)])
-        except Invalid:
-            self._lost(f"outbox row {row.number} for {row.record.topic} was left out: {refused.message}")
+        record = row.record
+        while True:
+            try:
+                committer.send([record])
+                return
+            except (RecordTooLarge, UnknownTopic) as refused:
+                try:
+                    record = unwritable(record, refused.code)
+                except Invalid:
+                    self._lost(f"outbox row {row.number} for {row.record.topic} was left out: {refused.message}")
+                    return
 
     def _take_over(self) -> Committer:
         """Initialise the transactional id first, which ends what a dead relay left open, and only then read the position."""
