@@ -215,8 +215,18 @@ class Attack:
         self.say(f"node {name} accepts requests after {self.ground.wait_accepting(name):.1f} s")
 
     def holding(self) -> list[str]:
-        """Living nodes that hold partitions."""
-        return [name for name in self.ground.living() if self.claims.held_by(name)]
+        """Living nodes that hold partitions; a node that was just started is waited for.
+
+        Raises:
+            TimeoutError: nobody took any.
+        """
+
+        def found() -> list[str]:
+            return [name for name in self.ground.living() if self.claims.held_by(name)]
+
+        if not wait(lambda: bool(found()), FLOWS_S):
+            raise TimeoutError(f"no node took partitions within {FLOWS_S:g} s")
+        return found()
 
     def flows(self, timeout_s: float = FLOWS_S) -> bool:
         """Wait until requests sent now, one to each partition, are answered."""

@@ -146,11 +146,16 @@ def test_a_bad_request_is_told_why_and_its_neighbours_are_answered(running: Runn
     assert "result" not in answer
     neighbours.check(running)
     if row.status == "dead":
-        (params,) = [
-            value["params"] for one in running.letters if isinstance(value := one.get("value"), dict) and value.get("id") == row.id
-        ]
-        assert params == row.params
+        # Written in one transaction with the result, and read by another reader.
+        wait_for(lambda: bool(letters_of(running, row.id)), 10, "the dead letter")
+        assert letters_of(running, row.id) == [row.params]
     assert running.up().pid == node
+
+
+def letters_of(running: Running, id: str) -> list[object]:
+    """Parameters of a request's dead letters."""
+    values = [one.get("value") for one in list(running.letters)]
+    return [value["params"] for value in values if isinstance(value, dict) and value.get("id") == id]
 
 
 def test_the_command_in_a_mend_can_be_pasted(running: Running) -> None:

@@ -36,6 +36,7 @@ def _on(cluster: Cluster, folder: Path) -> Iterator[Running]:
         dead = cluster.brokers[2]
         stuck = NewTopic("ml.reply.stuck", num_partitions=1, replica_assignment=[[dead.node_id]])
         admin.create_topics([stuck])["ml.reply.stuck"].result()
+        assert answered_within(running, 10.0)  # the sender knows its topics, and outlives the broker as the node does
         dead.kill()
         wait_for(lambda: answered_within(running, 1.0), 60, "an answer within a second after the loss of a broker", every_s=0.5)
         yield running
