@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import threading
 from collections import defaultdict
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class Said:
     err: str
 
 
-@dataclass
+@dataclass(eq=False)
 class Running:
     """One data directory, its node, and all results and dead letters so far.
 
@@ -84,6 +85,7 @@ class Running:
     def start(cls, data_dir: Path, settings: dict[str, str] | None = None) -> Running:
         """Start `up` on a new data directory and follow its results."""
         running = cls(Platform(data_dir, settings=settings or {}), data_dir.with_suffix(".up.txt"))
+        OPEN.add(running)
         try:
             running.up()
         except BaseException:
@@ -110,14 +112,28 @@ class Running:
 
     def close(self) -> int:
         """Stop following and end the node in order, whatever the sender and the readers say; its exit code."""
-        try:
+        code = 0
+        with ExitStack() as ending:  # in turned order, each also after one that failed
+            if self.node is not None:
+                ending.callback(self.node.stop)
+            for reader in self._readers:
+                ending.callback(reader.close)
             if self._sender is not None:
                 self._sender.finish()
-            for reader in self._readers:
-                reader.close()
-        finally:
-            code = self.node.stop() if self.node is not None else 0
+        if self.node is not None:
+            code = self.node.stop()
+        OPEN.discard(self)
         return code
+
+    def kill(self) -> None:
+        """End everything at once: what a test that failed has left."""
+        if self.node is not None and self.node.alive():
+            self.node.kill()
+        for reader in self._readers:
+            reader.close()
+        if self._sender is not None:
+            self._sender.close()
+        OPEN.discard(self)
 
     def say(self, *arguments: str, stdin: bytes | None = None, timeout_s: float = 120.0) -> Said:
         """Run the command and return how it ended, whatever that is."""
@@ -205,6 +221,9 @@ class Running:
 def _raw(data: bytes) -> dict[str, object]:
     return {"value_base64": base64.b64encode(data).decode(), "key": "bad"}
 
+
+OPEN: set[Running] = set()
+"""Platforms that were started and not closed."""
 
 COMMAND = re.compile(r"millstream [^;]*")
 
