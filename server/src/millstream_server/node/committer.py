@@ -57,7 +57,7 @@ class CommitterThread:
         self._committed = committed
         self._replace = replace
         self._kept = kept
-        self._aside = SetAside(can_write, lambda finishes: self.submit(finishes, None), replace, trouble)
+        self._aside = SetAside(can_write, lambda finishes: self.submit(finishes, None), replace, trouble, failed)
         self._trouble = trouble
         self._failed = failed
         self._interval_s = interval_s

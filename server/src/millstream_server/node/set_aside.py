@@ -32,6 +32,7 @@ class SetAside:
         resubmit: gives results back to the committer.
         replace: the record for the output topic in place of one that cannot be written.
         trouble: told what is wrong, "" when nothing is any more.
+        failed: told what ended its thread: results would wait in silence for ever.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class SetAside:
         resubmit: Callable[[list[Finish]], None],
         replace: Callable[[Outgoing, str], Outgoing],
         trouble: Callable[[str], None],
+        failed: Callable[[BaseException], None],
     ) -> None:
         self._can_write = can_write
         self._resubmit = resubmit
         self._replace = replace
         self._trouble = trouble
+        self._failed = failed
         self._lock = threading.Lock()
         self._waiting: dict[str, list[Finish]] = {}
         self._since_s: dict[str, float] = {}
@@ -74,9 +77,15 @@ class SetAside:
                 self._since_s[topic] = time.monotonic()
                 self._waiting[topic] = []
             if new and self._thread is None:
-                self._thread = threading.Thread(target=self._try_topics, name="reply-topics", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="reply-topics", daemon=True)
                 self._thread.start()
         return bool(new)
+
+    def _run(self) -> None:
+        try:
+            self._try_topics()
+        except BaseException as error:
+            self._failed(error)
 
     def _try_topics(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -57,8 +58,8 @@ class Catalog:
         """What this process made, or found made, at its start."""
         self.turn = itertools.count()
 
-    def topic(self, name: str) -> Topic:
-        """Find a topic, asking the cluster where it is not known or was asked long ago.
+    def topic(self, name: str, patience_s: float = ASK_TIMEOUT_S) -> Topic:
+        """Find a topic, asking the cluster where it is not known or was asked long ago, again and again for `patience_s`.
 
         Raises:
             UnknownTopic, LogUnavailable: the latter also where it is one of the platform's own and was deleted.
@@ -68,7 +69,7 @@ class Catalog:
         if known is not None and time.monotonic() - at_s < REMEMBERED_S:
             return known
         try:
-            return self.asked_anew(name)
+            return self.asked_anew(name, patience_s)
         except LogUnavailable:
             with self._lock:
                 known = self._known.get(name, (0.0, None))[1]
@@ -76,13 +77,13 @@ class Catalog:
                 return known  # it was there, and the cluster cannot be asked now: the write itself will tell
             raise
 
-    def asked_anew(self, name: str) -> Topic:
+    def asked_anew(self, name: str, patience_s: float = ASK_TIMEOUT_S) -> Topic:
         """Find a topic as it is now.
 
         Raises:
             UnknownTopic, LogUnavailable
         """
-        (found,) = self._ask([name])
+        (found,) = self._ask([name], patience_s)
         return found
 
     def forget(self, name: str) -> None:
@@ -143,7 +144,7 @@ class Catalog:
         """The partition that a record goes to, as `places` says."""
         return self._place(self.topic(record.topic), record, turn, wrap)
 
-    def places(self, records: Sequence[Outgoing], turn: int, *, wrap: bool = False) -> list[int]:
+    def places(self, records: Sequence[Outgoing], turn: int, *, wrap: bool = False, patience_s: float = ASK_TIMEOUT_S) -> list[int]:
         """The partitions that records go to.
 
         Args:
@@ -151,12 +152,13 @@ class Catalog:
             turn: decides where neither partition nor key do.
             wrap: begin again at 0 for a partition that an own topic does not have: results stand on the partition of their request,
                 and somebody may have given the input topic more partitions than theirs.
+            patience_s: how long a topic that is not known is asked for.
 
         Raises:
             UnknownTopic: also for a partition that the topic does not have.
-            RecordTooLarge
+            RecordTooLarge, LogUnavailable
         """
-        topics = {name: self.topic(name) for name in {record.topic for record in records}}  # hundreds are of one
+        topics = {name: self.topic(name, patience_s) for name in {record.topic for record in records}}  # hundreds are of one
         return [self._place(topics[record.topic], record, turn, wrap) for record in records]
 
     def _place(self, topic: Topic, record: Outgoing, turn: int, wrap: bool) -> int:
@@ -189,7 +191,7 @@ class Catalog:
         """
         return self._patiently(lambda wait_s: self._admin.list_topics(timeout=wait_s))
 
-    def _described(self, name: str) -> TopicDescription:
+    def _described(self, name: str, patience_s: float) -> TopicDescription:
         """A topic and its partitions. `list_topics` of one topic would make it, where brokers make what is asked for.
 
         Raises:
@@ -197,13 +199,13 @@ class Catalog:
         """
         asked = TopicCollection([name])
         described: TopicDescription = self._patiently(
-            lambda wait_s: self._admin.describe_topics(asked, request_timeout=wait_s)[name].result(), name
+            lambda wait_s: self._admin.describe_topics(asked, request_timeout=wait_s)[name].result(), name, patience_s
         )
         return described
 
-    def _patiently(self, call: Callable[[float], T], topic: str = "") -> T:
+    def _patiently(self, call: Callable[[float], T], topic: str = "", patience_s: float = ASK_TIMEOUT_S) -> T:
         """Wait for a cluster that is away, but not for one that does not let us in."""
-        deadline_s = time.monotonic() + ASK_TIMEOUT_S
+        deadline_s = time.monotonic() + patience_s
         wait_s = 1.0
         while True:
             try:
@@ -213,21 +215,25 @@ class Catalog:
                 said, left_s = error_of(error), deadline_s - time.monotonic()
                 if left_s <= 0 or said is None or said.code() not in SILENT or self._connection.silence.refused:
                     raise self._told(error, "asking for topics", topic) from error
-                wait_s = min(left_s, 2 * wait_s)
+                # Most is asked of the broker that the cluster named for it; when that died, only this look finds the next one.
+                with contextlib.suppress(KafkaException):
+                    self._admin.list_topics(timeout=min(left_s, 1.0))
+                wait_s = max(0.1, min(deadline_s - time.monotonic(), 2 * wait_s))
             else:
                 self._connection.silence.answered(self._admin)
                 return found
 
-    def _ask(self, names: Sequence[str]) -> list[Topic]:
+    def _ask(self, names: Sequence[str], patience_s: float = ASK_TIMEOUT_S) -> list[Topic]:
         if not names:
             return []
         counts: dict[str, int] = {}
         for name in names:
-            counts[name] = len(self._described(name).partitions)
+            counts[name] = len(self._described(name, patience_s).partitions)
         asked = [ConfigResource(ResourceType.TOPIC, name) for name in names]
         described = self._patiently(
             lambda wait_s: {of.name: done.result() for of, done in self._admin.describe_configs(asked, request_timeout=wait_s).items()},
             names[0] if len(names) == 1 else "",
+            patience_s,
         )
         topics = [
             self._topic(name, counts[name], {key: entry.value for key, entry in config.items()}) for name, config in described.items()

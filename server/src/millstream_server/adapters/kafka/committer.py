@@ -20,7 +20,7 @@ from millstream_server.adapters.kafka.carrier import Carrier
 from millstream_server.adapters.kafka.catalog import Catalog
 from millstream_server.adapters.kafka.errors import FENCED, MISSING, SILENT, error_of, translated
 from millstream_server.adapters.kafka.groups import group_of
-from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S, Connection
+from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S, RESULT_TIMEOUT_S, Connection
 from millstream_server.core.errors import LogUnavailable, MillstreamError, UnknownTopic
 from millstream_server.core.log import CommitPosition, Outgoing, Snapshot
 
@@ -70,7 +70,10 @@ class KafkaCommitter:
         """Records are kept until the commit, so that a transaction is open on the cluster no longer than it must."""
         if not self._open:
             raise RuntimeError("no transaction is open: begin one first")
-        self._sent += zip(records, self._catalog.places(records, next(self._turns), wrap=True), strict=True)
+        # Of a reply topic that nobody can say anything about, results are set aside; the others' must not wait longer than for one
+        # that does not take its records.
+        places = self._catalog.places(records, next(self._turns), wrap=True, patience_s=RESULT_TIMEOUT_S)
+        self._sent += zip(records, places, strict=True)
 
     def commit(self, group: str, positions: Sequence[CommitPosition], snapshot: Snapshot | None) -> None:
         """As the port says. After an error the transaction is over and a new one may be begun; `LogUnavailable.indeterminate` is
