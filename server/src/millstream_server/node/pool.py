@@ -213,6 +213,8 @@ class Pool:
             return False
         if worker.batches and not self._flushing(worker):
             return False
+        if self.crowded and len(worker.batches) >= 2:
+            return False  # batches are short then so that nobody's turn is far away: many of a flood in a row would be as one long one
         lane = self._loaded_lane(worker, full=False)
         return lane is not None and self._send(worker, lane, self.backlog.take(lane, crowded=self.crowded))
 
