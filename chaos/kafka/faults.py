@@ -269,7 +269,7 @@ def node_poison(attack: Attack, step: Step, draw: random.Random) -> str:
         deaths, deadline = 0, time.monotonic() + 240
         while send.asked.id not in attack.answered and time.monotonic() < deadline:
             deaths += _raise_killed(attack)
-            time.sleep(0.1)
+            time.sleep(0.1)  # between two looks at who was killed and whether it is answered; the loop ends by either, or fails
         deaths += _raise_killed(attack)
     return f"{send.asked.id} killed {deaths} nodes and is answered" if deaths and send.asked.id in attack.answered else ""
 

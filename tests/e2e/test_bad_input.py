@@ -2,6 +2,8 @@
 
 Every row says what its caller gets: the status, the code, the JSON path, and a mend that names the case. The neighbours, ten
 called row by row and ten joined in one call, get their own right answers whatever happens beside them.
+
+One long file, because all rows are tried on the same two platforms, embedded and on Kafka, which must live on through all of them.
 """
 
 from __future__ import annotations

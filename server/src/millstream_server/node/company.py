@@ -104,7 +104,7 @@ def refuse_taken_name(store: Store, node: str, instance: str, before: NodeRow | 
         return
     until_s = time.monotonic() + LOOK_S
     while time.monotonic() < until_s:
-        time.sleep(0.05)
+        time.sleep(0.05)  # between two looks at the row, on a thread of its own
         again = row_of(store, node)
         if again is not None and again.instance != instance and again.updated_ms > before.updated_ms + SLACK_MS:
             raise Unavailable("name_taken", f"a node with the name {node} works on this store", where=f"instance {again.instance}")

@@ -306,16 +306,17 @@ class Poller:
 
     def _run_alone(self, consumer: Consumer) -> None:
         """Hand over one request of one partition in quarantine, marked first; one that ended enough nodes is dead."""
+        with self._ledger.lock:  # no transaction may name a partition from this look until its mark is written
+            # While one does, what is finished by the partition's tracker is not yet finished on the log.
+            if self._ledger.committing.isdisjoint(self._quarantines):
+                self._run_next_alone(consumer)
+
+    def _run_next_alone(self, consumer: Consumer) -> None:
         trackers = self._ledger.trackers
-        with self._ledger.lock:
-            # While a transaction that names one is open, what is finished by its tracker is not yet finished on the log.
-            if not self._ledger.committing.isdisjoint(self._quarantines):
-                return
-            if any(quarantine.runs(trackers[of]) for of, quarantine in self._quarantines.items()):
-                return
+        if any(quarantine.runs(trackers[of]) for of, quarantine in self._quarantines.items()):
+            return
         for of, quarantine in list(self._quarantines.items()):
-            with self._ledger.lock:
-                found = quarantine.next(trackers[of])
+            found = quarantine.next(trackers[of])
             if found is None:
                 rest = quarantine.rest()
                 if rest is not None:
@@ -328,9 +329,8 @@ class Poller:
                     one.found()  # what ended the nodes is known: no other partition's requests are suspected any more
                 self._hand_over(consumer, [record], deaths=deaths)
                 continue
-            with self._ledger.lock:  # no transaction may name the partition before the mark is written
-                trackers[of].runs_alone(record.offset, deaths)
-                consumer.mark(CommitPosition(of.topic, of.partition, *trackers[of].position()))
+            trackers[of].runs_alone(record.offset, deaths)
+            consumer.mark(CommitPosition(of.topic, of.partition, *trackers[of].position()))
             self._hand_over(consumer, [record])
             self._quarantines[of] = self._quarantines.pop(of)  # the next one's turn
             return
