@@ -107,7 +107,7 @@ class Attack:
         self.node = self._start_node(node_kills[0] if node_kills else None)
         processes_left.callback(lambda: self.node.stop())
         self.node.wait_accepting()
-        self._following = Following(self.ground.platform, OUTPUT, self._see, from_end=True)
+        self._following = Following(self.ground.platform, OUTPUT, self._see)  # from the end it would miss what comes before it is there
         processes_left.callback(self._following.close)
         self._appending = self.ground.appending(lambda request_id, acked: self.acked.__setitem__(request_id, acked))
         processes_left.callback(self._appending.close)
@@ -140,15 +140,15 @@ class Attack:
             time.sleep(TICK_S)
 
     def _kill_workers(self, kills: list[Kill], bursts: dict[str, list[Send]]) -> None:
-        """Kill a ready worker at each moment, the busiest there is, while requests wait."""
+        """Kill a ready worker at each moment, one that is busy if there is any, while requests wait."""
         for kill in kills:
             self._until(kill.at_s)
             if self._errors:
                 return
+            ready = self._wait_workers()  # before the burst: it is answered sooner than a new worker settles
             self._make_backlog(bursts[kill.name])
-            victim = self._wait_worker()
             time.sleep(kill.wait_s)
-            if victim is not None and _kill(victim):
+            if ready and _kill(self._draw.choice(_busy(ready) or ready)):
                 self.killed.append(Killed(_now_ms(), "worker"))
 
     def _kill_nodes(self, kills: list[Kill], bursts: dict[str, list[Send]]) -> None:
@@ -158,8 +158,8 @@ class Attack:
             self._until(max(kill.at_s, last_s + apart_s))
             if self._errors:
                 return
-            self._make_backlog(bursts[kill.name])
             self._wait(lambda: self._answered > self._answered_at_start, AT_WORK_WAIT_S)
+            self._make_backlog(bursts[kill.name])
             self._end_node(kill)
             self._restart(after)
             last_s = self._elapsed()
@@ -224,29 +224,29 @@ class Attack:
         return self.ground.start_node(program, {ARM: str(self._arm)} if word else {})
 
     def _make_backlog(self, burst: list[Send]) -> None:
-        """Send a burst and wait until enough of it is acknowledged and unanswered."""
+        """Send a burst and wait until enough of it is acknowledged and unanswered: its slow row holds a worker up until the kill."""
         self._send(burst)
         self._wait(lambda: len(self.acked) - self._answered >= min(BACKLOG, len(burst)), BACKLOG_WAIT_S)
 
-    def _wait_worker(self) -> int | None:
+    def _wait_workers(self) -> list[int]:
+        """Process ids of workers that may be killed; none where none was ready in time."""
         found: list[int] = []
 
         def look() -> bool:
-            ready = self._ready_workers()
-            busy = [one.pid for one in ready if one.state == "R"]
-            found[:] = busy or [one.pid for one in ready]
+            found[:] = self._ready_workers()
             return bool(found)
 
-        return self._draw.choice(found) if self._wait(look, WORKER_WAIT_S) else None
+        self._wait(look, WORKER_WAIT_S)
+        return found
 
-    def _ready_workers(self) -> list[processes.Process]:
+    def _ready_workers(self) -> list[int]:
         """Living workers of pools that have said READY: those that run trainings are killed by `_kill_training` alone."""
         log = self.ground.platform.data_dir / "logs" / "node.jsonl"
         lines = log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").splitlines() if log.exists() else []
         seen = [said for line in lines if '"worker_ready"' in line and (said := _READY.search(line))]
         settled = datetime.now(UTC) - timedelta(seconds=SETTLED_S)
         ready = {int(pid) for at, pid in (said.groups() for said in seen) if datetime.fromisoformat(at) < settled}
-        return [one for one in processes.workers(self.node.pid) if one.pid in ready]
+        return [one.pid for one in processes.workers(self.node.pid) if one.pid in ready]
 
     def _send(self, sends: list[Send]) -> None:
         self._appending.send([(send.asked.id, send.line) for send in sends])
@@ -304,6 +304,11 @@ class Attack:
 def _parts(sends: list[Send], count: int) -> list[list[Send]]:
     """Part a list into so many bursts of nearly equal size."""
     return [sends[len(sends) * n // count : len(sends) * (n + 1) // count] for n in range(count)]
+
+
+def _busy(pids: list[int]) -> list[int]:
+    """Those that run on a core at this moment."""
+    return [pid for pid in pids if (one := processes.process(pid)) is not None and one.state == "R"]
 
 
 def _kill(pid: int) -> bool:

@@ -178,6 +178,10 @@ def draw_plan(name: str, seed: int, requests: int, seconds: float, marks: Path, 
     kinds = ["killer"] * killers + ["bad"] * round(requests * BAD_SHARE) + ["slow"] * round(requests * pace.slow_share)
     kinds += ["good"] * (requests - len(kinds))
     draw.shuffle(kinds)
+    kills = _draw_kills(draw, seconds, points, pace)
+    kept = len(kinds) // 2
+    for number in range(len(kills)):  # the first row of a burst that is good is slow: the kill finds work in flight, however fast the node
+        kinds[kinds.index("good", kept * number // len(kills))] = "slow"
     sends = []
     for number, kind in enumerate(kinds):
         harm = draw.choice(["exit", "kill", "segfault"]) if kind == "killer" else ""
@@ -188,9 +192,8 @@ def draw_plan(name: str, seed: int, requests: int, seconds: float, marks: Path, 
         send = training(announce.name, line, seconds=TRAINING_TAKES_S, announce=str(announce))
         killed_s = draw.uniform(0.05, 0.9) * TRAINING_TAKES_S if number % 2 == 0 else 0.0
         plan.trainings.append(Training(number * pace.training_every_s + draw.uniform(0, 1), send, announce, killed_s))
-    kept = len(sends) // 2
     plan.reserve, plan.stream = sends[:kept], sends[kept:]
-    for kill in _draw_kills(draw, seconds, points, pace):
+    for kill in kills:
         plan.place(kill, name, marks)
     return plan
 
