@@ -6,7 +6,7 @@ from itertools import groupby
 
 from hypothesis import given
 from hypothesis import strategies as st
-from millstream_server.core.batching import FIRST_BATCH, TARGET_BATCH_S, Backlog, LaneKey
+from millstream_server.core.batching import CROWDED_BATCH_S, FIRST_BATCH, TARGET_BATCH_S, Backlog, Lane, LaneKey
 from millstream_server.core.release import PipelineSpec
 from millstream_server.core.request import Origin
 from millstream_server.core.work import Work
@@ -88,6 +88,54 @@ def test_a_pipeline_called_row_by_row_gets_batches_that_run_for_a_bounded_time()
 
     assert first == FIRST_BATCH
     assert later == int(TARGET_BATCH_S / 0.1)
+
+
+@given(st.floats(0.0, 0.2), st.floats(1e-5, 0.02), st.integers(1, 500))
+def test_short_batches_do_not_cost_their_fixed_part_for_next_to_nothing(fixed_s: float, row_s: float, first: int) -> None:
+    """Among others a batch takes 10 ms, or, where calling the pipeline at all takes longer, about twice that: it never shrinks to
+    one row after the other, whatever size it began with."""
+    lane = Lane(key(1), JOINED)
+    lane.took(first, fixed_s + first * row_s)
+
+    took_s = []
+    for _ in range(60):
+        rows = lane.batch_size(500, crowded=True)
+        took_s.append(fixed_s + rows * row_s)
+        lane.took(rows, took_s[-1])
+
+    settled_s = sum(took_s[30:]) / 30
+    longest_s = fixed_s + 500 * row_s
+    assert settled_s <= max(CROWDED_BATCH_S, 2 * fixed_s, fixed_s + row_s) * 1.3
+    assert settled_s >= min(longest_s * 0.9, TARGET_BATCH_S / 2, max(CROWDED_BATCH_S, 2 * fixed_s) * 0.6)
+
+
+@given(st.lists(st.floats(0.001, 0.05), min_size=2, max_size=6))
+def test_lanes_that_always_have_work_get_equal_time_and_a_newcomer_goes_first(batch_s: list[float]) -> None:
+    """However long the batches of a lane are, nobody gets more of a worker than another; who asked for nothing lately is first."""
+    backlog, now_s = Backlog(1, 10_000), 1000.0
+    lanes = [backlog.lane(key(number), JOINED) for number in range(len(batch_s) + 1)]
+    for lane in lanes[:-1]:
+        backlog.put_all(lane, [work(n) for n in range(100_000 // len(lanes))])
+    spent_s = dict.fromkeys(range(len(lanes)), 0.0)
+
+    def run() -> Lane:
+        nonlocal now_s
+        lane = backlog.fairest(now_s)[0]
+        backlog.take(lane, crowded=True)
+        took_s = batch_s[lane.key[2]]
+        now_s += took_s
+        lane.used(now_s, took_s)
+        spent_s[lane.key[2]] += took_s
+        return lane
+
+    while now_s < 1010.0:
+        run()
+    most_s, least_s = max(spent_s[n] for n in range(len(batch_s))), min(spent_s[n] for n in range(len(batch_s)))
+    batch_s.append(0.01)
+    backlog.put(lanes[-1], work(-1))
+
+    assert most_s - least_s <= 0.2 * 10.0 / len(batch_s) + 2 * max(batch_s)
+    assert run() is lanes[-1]
 
 
 def test_what_was_never_begun_goes_back_to_the_head_of_its_lane() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from millstream_server.core.log import DLQ, RETRY_LATER, RETRY_NOW, RETRY_SOON, Record
 from millstream_server.core.request import Origin
-from millstream_server.core.retry import Cause, dead_letter, next_try, original_headers, retried_origin, retry_record
+from millstream_server.core.retry import Cause, dead_letter, next_try, original_headers, parked_record, retried_origin, retry_record
 from millstream_server.core.work import Work
 
 HEADERS = st.lists(st.tuples(st.sampled_from(["a", "traceparent", "ce_id"]), st.binary(max_size=8)), max_size=3).map(tuple)
@@ -26,14 +26,15 @@ def test_a_retried_record_carries_its_origin_and_attempts_and_the_callers_header
     origin = Origin("ml.pipeline.input", 3, 41, 1000, key)
     first = Work("x", "p", "acme", b"{}", "", "ml.pipeline.input", 3, 41, origin, b"{...}", headers)
 
-    once = retry_record(first, attempts=0, alone=True, now_ms=5)
+    once = parked_record(first, 12, now_ms=5)
+    assert once is not None
     again = Work("x", "p", "acme", b"{}", "", once.topic, 3, 7, origin, b"{...}", once.headers)
     twice = retry_record(again, attempts=attempts, alone=alone, now_ms=99)
 
     read = Record(twice.topic, 3, 8, 100, twice.key, twice.value, twice.headers)
     assert retried_origin(read, range(12).__contains__) == (origin, attempts, alone)
     assert original_headers(twice.headers) == headers
-    assert dict(twice.headers)["ms_first_parked_ms"] == b"5"
+    assert dict(twice.headers)["ms_first_parked_ms"] == b"5", "how long it may be parked in all counts from there"
     assert twice.value == b"{...}"
 
 

@@ -63,20 +63,21 @@ def parked_record(work: Work, partitions: int, now_ms: int) -> Outgoing | None:
 
 def _carried(work: Work, topic: str, partition: int, *, attempts: int, alone: bool, now_ms: int) -> Outgoing:
     origin = work.origin
-    parked = dict(work.headers).get("ms_first_parked_ms", str(now_ms).encode())
     own: list[tuple[str, bytes]] = [
         ("ms_origin_topic", origin.topic.encode()),
-        ("ms_origin_partition", str(origin.partition).encode()),
-        ("ms_origin_offset", str(origin.offset).encode()),
-        ("ms_origin_append_ms", str(origin.append_ms).encode()),
-        ("ms_first_parked_ms", parked),
-        ("ms_attempt", str(attempts).encode()),
+        ("ms_origin_partition", b"%d" % origin.partition),
+        ("ms_origin_offset", b"%d" % origin.offset),
+        ("ms_origin_append_ms", b"%d" % origin.append_ms),
+        ("ms_attempt", b"%d" % attempts),
     ]
+    first_parked = dict(work.headers).get("ms_first_parked_ms") if work.headers else None
+    if first_parked is not None or topic == PARKED:
+        own.append(("ms_first_parked_ms", first_parked or b"%d" % now_ms))
     if origin.key is not None:
         own.append(("ms_origin_key", origin.key))
     if alone:
         own.append(("ms_alone", b"1"))
-    return Outgoing(topic, work.value, origin.key, (*original_headers(work.headers), *own), partition)
+    return Outgoing(topic, work.value, origin.key, (*original_headers(work.headers), *own) if work.headers else tuple(own), partition)
 
 
 def original_headers(headers: Headers) -> Headers:

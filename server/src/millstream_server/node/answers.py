@@ -90,13 +90,14 @@ class Answerer:
         self._committer.submit([self._finish(work, ()) for work in works], None)
 
     def move(self, moved: Sequence[tuple[Work, Outgoing]], why: str) -> None:
-        """Requests that go on in another topic, in the transaction that finishes their records here."""
+        """Requests that go on in another topic, the same for all, in the transaction that finishes their records here."""
         for work, _ in moved:
             work.done = True
+        outcome = ("", moved_to(moved[0][1].topic))
         self._logbook.write(
             entry("moved", f"{len(moved)} {why}", requests=tuple(w.id for w, _ in moved), pipeline=moved[0][0].pipeline, level="info")
         )
-        self._committer.submit([self._finish(work, (again,), outcome=("", moved_to(again.topic))) for work, again in moved], None)
+        self._committer.submit([self._finish(work, (again,), "", outcome) for work, again in moved], None, moved=True)
 
     # --- pool.Answers -------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -19,6 +20,9 @@ from millstream_server.core.offsets import OffsetTracker
 from millstream_server.node.finish import Finish
 from millstream_server.node.poller import Ledger
 from millstream_server.node.set_aside import SetAside
+
+MOST_MOVED = 5_000
+"""Requests that only go on in another topic, in one transaction: those of a flood would make it so long that results wait for it."""
 
 STOP_S = 5.0
 """How long a stopping node goes on trying to commit on a log that cannot be written."""
@@ -63,6 +67,7 @@ class CommitterThread:
         self._interval_s = interval_s
         self._lock = threading.Condition()
         self._queue: list[Finish] = []
+        self._moved: deque[Finish] = deque()
         self._pools: set[PoolState] = set()
         self._opened_s = 0.0
         self._stopping = False
@@ -77,12 +82,13 @@ class CommitterThread:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, finishes: Iterable[Finish], pool: PoolState | None) -> None:
-        """Hand over finished records; `pool` is whose results they are (its batches may hold the commit back)."""
+    def submit(self, finishes: Iterable[Finish], pool: PoolState | None, *, moved: bool = False) -> None:
+        """Hand over finished records; `pool` is whose results they are (its batches may hold the commit back). What is only moved
+        to another topic lets results go first."""
         with self._lock:
-            if not self._queue:
+            if self.idle:
                 self._opened_s = time.monotonic()
-            self._queue.extend(finishes)
+            (self._moved if moved else self._queue).extend(finishes)
             if pool is not None:
                 self._pools.add(pool)
             self._lock.notify()
@@ -99,7 +105,7 @@ class CommitterThread:
     @property
     def idle(self) -> bool:
         """Nothing is waiting for a commit."""
-        return not self._queue
+        return not self._queue and not self._moved
 
     # --- the thread ---------------------------------------------------------------------------------------------------
 
@@ -118,10 +124,11 @@ class CommitterThread:
         """Wait until the open transaction is due, and take all that is in it; None at the end."""
         with self._lock:
             while True:
-                if self._queue:
+                if not self.idle:
                     left = self._opened_s + self._interval_s - time.monotonic()
                     if self._stopping or left <= 0 or not any(pool.batches_in_flight for pool in self._pools):
-                        taken = self._queue, self._pools
+                        moved = [self._moved.popleft() for _ in range(min(MOST_MOVED, len(self._moved)))]
+                        taken = self._queue + moved, self._pools
                         self._queue, self._pools = [], set()
                         return taken
                     self._lock.wait(left)

@@ -157,8 +157,6 @@ class Intake:
         if self._shares is None or not works:
             return works
         party, now_s = (route.release.build_id, works[0].tenant), time.monotonic()
-        self._shares.see(party, now_s)
-        pool.crowded = self._shares.contended(party, now_s)
         room = self._shares.room(party, pool.waiting(route), now_s)
         if room < 0 or len(works) <= room:
             return works

@@ -15,8 +15,9 @@ import itertools
 import os
 import signal
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,9 @@ class Node(PoolEvents):
         self.wired = False
         self._caught_up = False
         self._untaken: dict[str, ModelState] = {}
+        self._from_poller: deque[Callable[[], None]] = deque()
+        self._taking = False
+        """Whether the next of these is taken in the loop's next round."""
         self.lags: dict[str, int] = {}
         self.open_runs: dict[str, int] = {}
 
@@ -439,6 +443,7 @@ class Node(PoolEvents):
         self.logbook.write(entry("node_stopping", self._reason or "told to stop; answering what is in flight"))
         if self.settings.serves:
             await asyncio.to_thread(self.poller.stop)
+            self._from_poller.clear()  # not begun: it is read again by whoever has its partitions next
         for task in self._tasks:
             if task.get_name() not in ("outbox", "runs"):
                 task.cancel()
@@ -538,16 +543,33 @@ class Node(PoolEvents):
 
     def _deliver(self, records: list[Record], epoch: int) -> None:
         """On the poller's thread."""
-        self._loop.call_soon_threadsafe(self.intake.take, records, epoch)
+        self._hand_over(self.intake.take, records, epoch)
 
     def _kill(self, record: Record, epoch: int, deaths: int) -> None:
         """On the poller's thread."""
-        self._loop.call_soon_threadsafe(self.intake.kill, record, epoch, deaths)
+        self._hand_over(self.intake.kill, record, epoch, deaths)
 
     def _partitions_gone(self, partitions: frozenset[TopicPartition], epoch: int) -> None:
         """On the poller's thread, or at the end on the loop's."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._drop, partitions, epoch)
+            self._hand_over(self._drop, partitions, epoch)
+
+    def _hand_over(self, do: Callable[..., None], *what: object) -> None:
+        self._from_poller.append(partial(do, *what))
+        self._loop.call_soon_threadsafe(self._take_next)
+
+    def _take_next(self) -> None:
+        """Take what the poller handed over, in its order, but one in each round of the loop: of a flood there are forty at once, and
+        what workers have answered must not wait for all of them."""
+        if self._from_poller and not self._taking:
+            self._from_poller.popleft()()
+            self._taking = bool(self._from_poller)
+            if self._taking:
+                self._loop.call_soon(self._take_another)
+
+    def _take_another(self) -> None:
+        self._taking = False
+        self._take_next()
 
     def _drop(self, partitions: frozenset[TopicPartition], epoch: int) -> None:
         done = "given up" if self._stop.is_set() else "went to other nodes"

@@ -29,6 +29,8 @@ PATIENCE_S = 1.0
 """How long a full node waits for room before it pauses its partitions. A Kafka client drops what it has fetched of those, and takes
 0.4 s to go on after them: a node that is merely fast would stand still for half of its time."""
 
+ASIDE_AHEAD = 500
+"""Overflow records that are kept at hand for when there is room: a topic that was paused takes 0.4 s to come again."""
 
 REVOKE_S = 10.0
 """How long a partition that goes to another node waits for the transaction that names it."""
@@ -103,6 +105,8 @@ class Poller:
         self._max_attempts = max_attempts
         self._overflow_below = overflow_below
         self._overflow_open = True
+        self._aside: deque[Record] = deque()
+        """Overflow records at hand, which the node does not hold yet."""
         self._log = log
         self._writer = writer
         self._group = group
@@ -204,11 +208,12 @@ class Poller:
 
     def _round(self, consumer: Consumer) -> None:
         self._bound(consumer)
-        self._let_overflow(consumer)
+        self._fetch_overflow(consumer)
         records = consumer.poll(POLL_RECORDS, self._wait_s())
         due = self._due(consumer)
         if records:
             due += self._take(consumer, records)
+        due += self._let_overflow(len(due))
         if due:
             self._hand_over(consumer, due)
         if self._quarantines:
@@ -217,7 +222,7 @@ class Poller:
     def _wait_s(self) -> float:
         if self._quarantines:
             return 0.005  # the next request runs when the one before is finished, and there may be hundreds
-        return 0.05 if self._waiting or self._held_back or self.paused else 0.2
+        return 0.05 if self._waiting or self._held_back or self._aside or self.paused else 0.2
 
     def _bound(self, consumer: Consumer) -> None:
         """Stop reading at the node's bound and go on well below it, so that it does not flutter."""
@@ -245,18 +250,27 @@ class Poller:
             self._woken.wait(0.05)
         return False
 
-    def _let_overflow(self, consumer: Consumer) -> None:
-        """What was moved aside comes back only while the node has room: else it would be in the others' way again."""
+    def _fetch_overflow(self, consumer: Consumer) -> None:
+        """Keep some records of the overflow topic at hand, and no more: they would be in the others' way again."""
         overflow = [of for of in self._ledger.trackers if of.topic == OVERFLOW]
         if not overflow:
             return
-        open_now = not self.paused and self._ledger.held < self._overflow_below
-        if open_now != self._overflow_open:
-            self._overflow_open = open_now
-            if open_now:
-                consumer.resume([of for of in overflow if of not in self._waiting and of not in self._held_back])
-            else:
-                consumer.pause(overflow)
+        at_hand = len(self._aside) if self._aside_bytes < self._max_held_bytes // 4 else ASIDE_AHEAD
+        if self._overflow_open and at_hand >= ASIDE_AHEAD:
+            self._overflow_open = False
+            consumer.pause(overflow)
+        elif not self._overflow_open and not self.paused and at_hand <= ASIDE_AHEAD // 2:
+            self._overflow_open = True
+            consumer.resume([of for of in overflow if of not in self._waiting and of not in self._held_back])
+
+    @property
+    def _aside_bytes(self) -> int:
+        return sum(held_bytes(record) for record in self._aside)
+
+    def _let_overflow(self, taken: int) -> list[Record]:
+        """What was moved aside comes back only while the node has room, beside `taken` records that come now anyway."""
+        room = 0 if self.paused else self._overflow_below - self._ledger.held - taken
+        return [self._aside.popleft() for _ in range(min(room, len(self._aside)))]
 
     def _release_windows(self, consumer: Consumer) -> None:
         if not self._held_back:
@@ -274,6 +288,9 @@ class Poller:
         for record in records:
             if self._quarantines and (quarantine := self._quarantines.get(TopicPartition(record.topic, record.partition))):
                 quarantine.put(record)
+                continue
+            if record.topic == OVERFLOW:
+                self._aside.append(record)
                 continue
             delay_s = DELAYS_S.get(record.topic, 0.0)
             if not delay_s:
@@ -402,6 +419,7 @@ class Poller:
                 self._waiting.pop(of, None)
                 self._held_back.discard(of)
                 self._quarantines.pop(of, None)
+            self._aside = deque(record for record in self._aside if TopicPartition(record.topic, record.partition) not in partitions)
         self._gone(frozenset(partitions), self._epoch)
 
 

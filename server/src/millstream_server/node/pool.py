@@ -19,11 +19,12 @@ from typing import Protocol
 import msgspec
 from millstream import wire
 
-from millstream_server.core.batching import Backlog, Lane
+from millstream_server.core.batching import Backlog, Lane, LaneKey
 from millstream_server.core.model import ModelVersion
 from millstream_server.core.release import Release
 from millstream_server.core.retry import Cause
 from millstream_server.core.routing import Route
+from millstream_server.core.shares import Lately
 from millstream_server.core.status import WorkerStatus
 from millstream_server.core.work import Work
 from millstream_server.node.worker import Batch, Spawn, Worker
@@ -134,7 +135,9 @@ class Pool:
         self.workers: list[Worker] = []
         self.batches_in_flight = 0
         self.crowded = False
-        """Others have requests too: batches are short, so that nobody waits long for his turn."""
+        """Several lanes had requests lately: batches are short, two at most are in flight, and lanes take turns whether they are full or not, so
+        that nobody waits long for his turn. A flood has a full batch at any time; who has few requests never would."""
+        self._lately: Lately[LaneKey] = Lately()
         self.uncommitted = 0
         """Results handed to the committer and not committed yet."""
         self.traffic_s = time.monotonic()
@@ -166,6 +169,10 @@ class Pool:
         """Take requests of one route to this release; `pump` sends them."""
         key = (route.pipeline.name, route.model if route.version else "", route.version)
         lane = self.backlog.lane(key, route.pipeline)
+        if works:
+            now_s = time.monotonic()
+            self._lately.see(key, now_s)
+            self.crowded = self._lately.others(key, now_s)
         self.backlog.put_all(lane, works)
 
     def waiting(self, route: Route) -> int:
@@ -206,15 +213,13 @@ class Pool:
             # Lone requests have their turn first, each on a worker that has nothing else in flight.
             return not worker.batches and self._send_alone(worker)
         if len(worker.batches) < 2:
-            lane = self._loaded_lane(worker, full=True)
+            lane = self._loaded_lane(worker, full=not self.crowded)
             if lane is not None:
                 return self._send(worker, lane, self.backlog.take(lane, crowded=self.crowded))
-        if self.uncommitted or worker.in_flight >= self.limits.max_batch_size or len(worker.batches) >= MAX_FLUSH:
+        if self.crowded or self.uncommitted or worker.in_flight >= self.limits.max_batch_size or len(worker.batches) >= MAX_FLUSH:
             return False
         if worker.batches and not self._flushing(worker):
             return False
-        if self.crowded and len(worker.batches) >= 2:
-            return False  # batches are short then so that nobody's turn is far away: many of a flood in a row would be as one long one
         lane = self._loaded_lane(worker, full=False)
         return lane is not None and self._send(worker, lane, self.backlog.take(lane, crowded=self.crowded))
 
@@ -222,7 +227,7 @@ class Pool:
         """Send the next full batch before the answers of the last one are written: the worker would wait for that."""
         if self._closing or self.backlog.alone or worker not in self._senders():
             return
-        while len(worker.batches) < 2 and (lane := self._loaded_lane(worker, full=True)) is not None:
+        while len(worker.batches) < 2 and (lane := self._loaded_lane(worker, full=not self.crowded)) is not None:
             self._send(worker, lane, self.backlog.take(lane, crowded=self.crowded))
 
     def _is_turn_of_lanes(self) -> bool:
@@ -250,8 +255,8 @@ class Pool:
 
     def _loaded_lane(self, worker: Worker, *, full: bool) -> Lane | None:
         """The lane whose turn it is, of those whose model the worker has; the others' models begin to load."""
-        for lane in self.backlog.lanes.values():
-            if full and len(lane.queue) < lane.batch_size(self.limits.max_batch_size, crowded=self.crowded):
+        for lane in self.backlog.fairest(time.monotonic()) if self.crowded else self.backlog.lanes.values():
+            if full and len(lane.queue) < lane.batch_size(self.limits.max_batch_size):
                 continue
             if self._ensure_model(worker, lane.key[1], lane.key[2]):
                 return lane
@@ -390,6 +395,7 @@ class Pool:
         worker.exclusive = False
         self.batches_in_flight -= 1
         batch.lane.took(len(batch.works), results.run_s)
+        batch.lane.used(time.monotonic(), results.run_s)
         if worker.batches:
             worker.batches[0].started_s = time.monotonic()
             self._refill(worker)
