@@ -16,8 +16,17 @@ PARTITIONS = 12
 INPUT, OUTPUT = "ml.pipeline.input", "ml.pipeline.output"
 ASK_TIMEOUT_S = 20.0
 READ_AT_ONCE = 5000
-MOVING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._NOENT)
-"""What is said of partitions that have no leader for a moment."""
+MOVING = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError._NOENT,
+    }
+)
+"""What is said of partitions that have no leader for a moment, or that a client still remembers another leader of."""
 
 
 @dataclass(frozen=True)

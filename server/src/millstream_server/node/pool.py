@@ -135,8 +135,8 @@ class Pool:
         self.workers: list[Worker] = []
         self.batches_in_flight = 0
         self.crowded = False
-        """Several lanes had requests lately: batches are short, two at most are in flight, and lanes take turns whether they are full or not, so
-        that nobody waits long for his turn. A flood has a full batch at any time; who has few requests never would."""
+        """Several lanes had requests lately: batches are short, two at most are in flight, and the next is of the lane that has used
+        least, full or not. A flood has a full batch at any time; who asks for little never would."""
         self._lately: Lately[LaneKey] = Lately()
         self.uncommitted = 0
         """Results handed to the committer and not committed yet."""

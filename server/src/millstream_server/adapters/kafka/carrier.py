@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 
 AWAKE_S = 1.0
 """What a call is given beyond its time: for a process that was frozen the time is over when it wakes, and the answer is a moment away."""
+
+
+LOOK_S = 0.25
 
 
 class Carrier:
@@ -23,26 +28,41 @@ class Carrier:
         self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
-    def call(self, do: Callable[[], None], timeout_s: float) -> None:
+    def call(self, do: Callable[[], None], timeout_s: float, doubtful: Callable[[], bool] = lambda: False, doubt_s: float = 0.0) -> None:
         """Make a call and wait for its end; what it raises is raised here.
+
+        Args:
+            do: the call.
+            timeout_s: how long it may take.
+            doubtful: asked now and then on the caller's thread: whether there is a reason to think that it will not come back.
+            doubt_s: how long it may take from then on.
 
         Raises:
             TimeoutError: it did not come back; it may still.
         """
         self._calls.put(do)
+        started_s = time.monotonic()
+        until_s, doubted = started_s + timeout_s, False
+        while (left_s := until_s - time.monotonic()) > 0:
+            with suppress(queue.Empty):
+                return self._end(min(left_s, LOOK_S))
+            if not doubted and doubtful():
+                doubted, until_s = True, min(until_s, time.monotonic() + doubt_s)
         try:
-            error = self._end_within(timeout_s)
+            self._end(AWAKE_S)
         except queue.Empty:
             self._calls.put(None)  # should it ever come back, its thread ends
-            raise TimeoutError(f"a call to the cluster did not come back within {timeout_s:g} s") from None
+            raise TimeoutError(f"a call to the cluster did not come back within {time.monotonic() - started_s:.0f} s") from None
+
+    def _end(self, within_s: float) -> None:
+        """Wait for the end of the call.
+
+        Raises:
+            queue.Empty: it did not come back so far.
+        """
+        error = self._done.get(timeout=within_s)
         if error is not None:
             raise error
-
-    def _end_within(self, timeout_s: float) -> BaseException | None:
-        try:
-            return self._done.get(timeout=timeout_s)
-        except queue.Empty:
-            return self._done.get(timeout=AWAKE_S)
 
     def close(self) -> None:
         self._calls.put(None)

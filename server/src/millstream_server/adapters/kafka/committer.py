@@ -34,6 +34,10 @@ HANG_S = 8.0
 a dead broker's partitions need to get new leaders, short enough that results go on soon after."""
 
 
+DOUBT_S = 2.5
+"""The same once the producer has lost a broker: it may wait for that one for ever, while the cluster chooses others (9 s at most)."""
+
+
 class _Progress:
     """How far a transaction got: while `ending`, it may have been committed."""
 
@@ -88,7 +92,12 @@ class KafkaCommitter:
         producer = self._usable_producer()
         progress = _Progress()
         try:
-            self._carrier.call(lambda: self._transact(producer, sent, group, positions, snapshot, progress), HANG_S)
+            self._carrier.call(
+                lambda: self._transact(producer, sent, group, positions, snapshot, progress),
+                HANG_S,
+                doubtful=lambda: self._lost_a_broker(producer),
+                doubt_s=DOUBT_S,
+            )
         except TimeoutError as error:
             self._producer, self._carrier = None, Carrier("results")
             if self._connection.silence.silent(producer):
@@ -146,10 +155,12 @@ class KafkaCommitter:
 
     # --- steps ------------------------------------------------------------------------------------------------------------
 
+    def _lost_a_broker(self, producer: Producer) -> bool:
+        producer.poll(0)  # calls `_hear`
+        return self._cut_off.is_set()
+
     def _usable_producer(self) -> Producer:
-        if self._producer is not None:
-            self._producer.poll(0)  # calls `_hear`
-        if self._producer is None or self._cut_off.is_set():
+        if self._producer is None or self._lost_a_broker(self._producer):
             return self._new_producer()
         return self._producer
 

@@ -29,8 +29,9 @@ given up after 9 s (`broker.session.timeout.ms`)."""
 CALL_TIMEOUT_S = 10.0
 """How long one call may wait for the cluster before it is told as a failure."""
 
-CLASSIC_SESSION_S = 6.0
-"""After what silence a dead node's partitions go to others, under the classic protocol; the least that default brokers allow."""
+CLASSIC_SESSION_S = 11.0
+"""After what silence a dead node's partitions go to others, under the classic protocol: longer than a cluster needs to give a dead
+broker up, whose groups would lose their members with it (decision 19)."""
 
 
 class Connection:
@@ -97,7 +98,7 @@ class Connection:
                     "group.protocol": "classic",
                     "partition.assignment.strategy": "cooperative-sticky",
                     "session.timeout.ms": int(CLASSIC_SESSION_S * 1000),
-                    "heartbeat.interval.ms": 1500,
+                    "heartbeat.interval.ms": 1000,
                 }
             ),
         }
