@@ -4,7 +4,8 @@ The node answers first a backlog of 100,000 and then one of 1,000,000, each wait
 floats. Its memory is the PSS of the process itself, without workers, sampled twice a second.
 
 The bound: what a node holds of a backlog is at most `node.max_queued_requests` (20,000) and `node.max_queued_bytes` (64 MiB), what
-its two consumers fetched ahead (16 MiB each), and the results of one open transaction; on top of the 80 MB that it has without.
+its two consumers fetched ahead (16 MiB each), at most 1,000 requests of the overflow topic at hand, and the results of one open
+transaction; on top of the 80 MB that it has without.
 """
 
 from __future__ import annotations

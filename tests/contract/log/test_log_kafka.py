@@ -220,7 +220,7 @@ def test_who_was_frozen_for_too_long_loses_its_partitions_and_gets_them_back_und
 
     assert ours.recv() == "reads"
     os.kill(frozen.pid, signal.SIGSTOP)
-    time.sleep(12.5 if protocol else 2.0)  # session timeouts of 11 s and 1 s
+    time.sleep(12.5 if protocol else 2.0)  # frozen for longer than its session (11 s and 1 s), or it would lose nothing
     os.kill(frozen.pid, signal.SIGCONT)
     told, refused, epochs = ours.recv()
     frozen.join(30)

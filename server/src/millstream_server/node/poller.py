@@ -255,17 +255,16 @@ class Poller:
         overflow = [of for of in self._ledger.trackers if of.topic == OVERFLOW]
         if not overflow:
             return
-        at_hand = len(self._aside) if self._aside_bytes < self._max_held_bytes // 4 else ASIDE_AHEAD
-        if self._overflow_open and at_hand >= ASIDE_AHEAD:
-            self._overflow_open = False
-            consumer.pause(overflow)
-        elif not self._overflow_open and not self.paused and at_hand <= ASIDE_AHEAD // 2:
+        if self._overflow_open:
+            if len(self._aside) >= ASIDE_AHEAD or self._aside_is_large():
+                self._overflow_open = False
+                consumer.pause(overflow)
+        elif not self.paused and len(self._aside) <= ASIDE_AHEAD // 2 and not self._aside_is_large():
             self._overflow_open = True
             consumer.resume([of for of in overflow if of not in self._waiting and of not in self._held_back])
 
-    @property
-    def _aside_bytes(self) -> int:
-        return sum(held_bytes(record) for record in self._aside)
+    def _aside_is_large(self) -> bool:
+        return sum(held_bytes(record) for record in self._aside) >= self._max_held_bytes // 4
 
     def _let_overflow(self, taken: int) -> list[Record]:
         """What was moved aside comes back only while the node has room, beside `taken` records that come now anyway."""

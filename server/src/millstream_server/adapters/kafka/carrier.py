@@ -16,8 +16,8 @@ from contextlib import suppress
 AWAKE_S = 1.0
 """What a call is given beyond its time: for a process that was frozen the time is over when it wakes, and the answer is a moment away."""
 
-
 LOOK_S = 0.25
+"""Between two looks at whether a call that takes long is doubtful; most are over before the first."""
 
 
 class Carrier:
