@@ -97,6 +97,12 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     deploy_timeout_s: Seconds = 600.0
     """Seconds after which a deployment that is not ready is given up."""
 
+    keep_previous: Annotated[int, Meta(ge=0, le=100)] = 1
+    """Releases of a package that are kept ready for a way back although no model needs them; those last current first."""
+
+    sleep_after_s: Seconds = 900.0
+    """Seconds without a request after which a release's workers end; its next request starts them again."""
+
     worker_memory_bytes: BytesOrNone = 0
     """Memory that one worker, with all models that it holds, may use before it is ended; 0: half of this machine's memory."""
 

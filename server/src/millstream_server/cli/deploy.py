@@ -214,7 +214,7 @@ class _Watch:
         raise self._failure(status, release.reason if release is not None else "")
 
     def _show(self, rows: list[ReleaseStatusRow]) -> None:
-        unready = [row for row in rows if row.environment != "READY"]
+        unready = [row for row in rows if row.environment not in ("READY", "ASLEEP")]
         if unready:
             self._live.begin(unready[0].phase or "wait", self._wanted.label if len(unready) == 1 else f"on {len(unready)} nodes")
         elif rows:

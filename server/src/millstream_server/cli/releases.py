@@ -31,7 +31,8 @@ def list_(invocation: Invocation, as_json: bool) -> None:
     """List every version that is published or deployed, and what it is.
 
     PUBLISHED: on the index, not deployed. DEPLOYING. CURRENT: it trains, and answers. KEPT: it was current; models that it trained are
-    answered by it until they are trained again, and it can be deployed again at once. FAILED: it was given up. RETIRED.
+    answered by it until they are trained again, and it can be deployed again at once. RETIRED: nothing needs it any more, nodes have
+    removed its environment; deploy it again to have it back. FAILED: it was given up.
     """
     from millstream_server.cli.printing import moment, print_json, print_table
 
@@ -126,11 +127,17 @@ def _served(ports: Ports) -> dict[str, list[str]]:
 
 def _why(release: Release, served: dict[str, list[str]]) -> str:
     """Why a release is what it is; of a kept one whether models need it."""
+    from millstream_server.core.retention import MODELS
+
     if release.status != "KEPT":
         return release.reason
     count = len(served.get(release.build_id, ()))
-    answers = f"it answers for {count} model{'s' * (count != 1)}" if count else "no model needs it"
-    return f"{release.reason}, {answers}" if release.reason else answers
+    if count:
+        answers = f"it answers for {count} model{'s' * (count != 1)}"
+    else:
+        answers = "models can go back to it" if MODELS in release.reason else "no model needs it"
+    others = [reason for reason in release.reason.split(", ") if reason not in ("", MODELS)]
+    return ", ".join([*others, answers])
 
 
 class _OnNode(NamedTuple):

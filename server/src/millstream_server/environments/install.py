@@ -39,7 +39,7 @@ class Environment(msgspec.Struct, frozen=True):
     seconds: dict[str, float]
 
 
-class _Sealed(msgspec.Struct):
+class Sealed(msgspec.Struct, frozen=True):
     """MANIFEST.json of an environment; `python` is the interpreter's full version."""
 
     format: int
@@ -93,14 +93,28 @@ class Installer:
             return None
         return Environment(prefix, python, build_id, sealed.seconds)
 
-    def remove(self, build_id: str) -> None:
-        """Remove the environment of a build; one that is not there is no error. Nothing may run in it."""
+    def installed(self) -> list[Sealed]:
+        """What every complete environment says of itself, the newest first."""
+        try:
+            seals = [seal for path in self.root.iterdir() if (seal := _read_seal(path)) is not None and seal.build_id == path.name]
+        except FileNotFoundError:
+            return []
+        return sorted(seals, key=lambda seal: seal.created_ms, reverse=True)
+
+    def remove(self, build_id: str) -> int:
+        """Remove the environment of a build, in which nothing may run any more.
+
+        Returns:
+            The bytes of its files that are given back: those that no other environment or cache shares. 0 where it is not there.
+        """
         doomed = self.root / f"{_TEMPORARY}{uuid.uuid4().hex}"
         try:
             os.rename(self.root / build_id, doomed)  # from here on nobody takes it for ready
         except FileNotFoundError:
-            return
+            return 0
+        freed_bytes = venv.own_bytes(doomed)
         venv.remove(doomed)
+        return freed_bytes
 
     def install(self, release: Release, on_phase: OnPhase | None = None, *, cancel: threading.Event | None = None) -> Environment:
         """Make the environment of a release, or return it where it is ready. Blocks for seconds to minutes.
@@ -139,7 +153,7 @@ class Installer:
             phases.end()
             venv.remove(temporary)
 
-    def _make(self, prefix: Path, release: Release, phases: Phases, cancel: threading.Event) -> _Sealed:
+    def _make(self, prefix: Path, release: Release, phases: Phases, cancel: threading.Event) -> Sealed:
         manifest = release.manifest
         phases.begin("resolve", release.label)
         interpreter = interpreters.find(manifest.requires_python, manifest.python, wanted_by=release.label)
@@ -160,7 +174,7 @@ class Installer:
             prefix / "bin" / "python", ["-m", "millstream.worker", "--probe", "--package", manifest.package], release.label, cancel=cancel
         )
         phases.begin("seal", release.label)
-        return _Sealed(
+        return Sealed(
             _FORMAT,
             manifest.package,
             manifest.version,
@@ -192,7 +206,7 @@ class Installer:
         sealed = [(seal.created_ms, path) for path in self.root.iterdir() if (seal := _read_seal(path)) is not None]
         return [path for _, path in sorted(sealed, reverse=True)]
 
-    def _put_in_place(self, temporary: Path, sealed: _Sealed) -> Environment:
+    def _put_in_place(self, temporary: Path, sealed: Sealed) -> Environment:
         (temporary / MANIFEST_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(sealed)))
         venv.make_read_only(temporary)
         venv.sync_filesystem(temporary)
@@ -218,9 +232,9 @@ def _build_environments() -> list[Path]:
         return []  # a machine that only serves, or a user without a home
 
 
-def _read_seal(prefix: Path) -> _Sealed | None:
+def _read_seal(prefix: Path) -> Sealed | None:
     try:
-        return msgspec.json.decode((prefix / MANIFEST_FILE).read_bytes(), type=_Sealed)
+        return msgspec.json.decode((prefix / MANIFEST_FILE).read_bytes(), type=Sealed)
     except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
         return None
 

@@ -155,6 +155,17 @@ def make_read_only(prefix: Path) -> None:
         os.chmod(folder, stat.S_IMODE(os.stat(folder).st_mode) & ~0o222)
 
 
+def own_bytes(prefix: Path) -> int:
+    """Bytes on disk of the files that only this tree has; those that uv linked from its cache are the cache's too."""
+    found = 0
+    for folder, _, names in os.walk(prefix):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                said = os.lstat(os.path.join(folder, name))
+                found += said.st_blocks * 512 if said.st_nlink == 1 else 0
+    return found
+
+
 def remove(prefix: Path) -> None:
     """Remove a tree whose folders may be read-only; one that is gone, or goes meanwhile, is no error."""
     with contextlib.suppress(FileNotFoundError):

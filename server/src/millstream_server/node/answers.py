@@ -257,6 +257,9 @@ class Answerer:
         self._rates.error(pool.release.build_id, reason, mend_of("release_unavailable", package=pool.release.label))
         self._listener.pool_broken(pool, reason)
 
+    def pool_asleep(self, pool: Pool) -> None:
+        self._worker_line(pool, None, "release_asleep", "nobody called it for long: its workers end, its next request starts them again")
+
     def model_loaded(self, pool: Pool, worker: Worker, loaded: wire.Loaded) -> None:
         self._logbook.write(
             entry(

@@ -169,6 +169,10 @@ class Intake:
         self.overflowed += len(moved)
         return staying
 
+    def waiting(self, build_id: str) -> int:
+        """Requests that wait here until a release is ready."""
+        return sum(not work.done for _, work in self._waiting_for_pool.get(build_id, ()))
+
     def pool_changed(self) -> None:
         """Environments changed: look again at what waited for one."""
         waiting, self._waiting_for_pool = self._waiting_for_pool, {}

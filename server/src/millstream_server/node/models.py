@@ -15,6 +15,7 @@ from pathlib import Path
 from millstream_server.core.artifacts import Artifacts, Signer
 from millstream_server.core.errors import Failed, MillstreamError
 from millstream_server.core.model import ModelState, ModelVersion, decode_artifact_manifest
+from millstream_server.core.retention import builds_of_live_models
 from millstream_server.core.routing import Catalog
 from millstream_server.node.pool import Pool
 
@@ -167,13 +168,12 @@ class Models:
         return total
 
     def needed_builds(self) -> set[tuple[str, str]]:
-        """(package, build) of every version that is champion or being served."""
-        needed = set()
-        for state in self._catalog.models.values():
-            for number in {state.champion, self._catalog.serving.get(state.key, 0)}:
-                version = self._catalog.version(state.key, number)
-                if version is not None:
-                    needed.add((version.package, version.build_id))
+        """(package, build) of every version that is live or being served."""
+        needed = builds_of_live_models(self._catalog.models.values())
+        for key, number in self._catalog.serving.items():
+            version = self._catalog.version(key, number)
+            if version is not None:
+                needed.add((version.package, version.build_id))
         return needed
 
     def _preload(self, key: str, version: ModelVersion) -> None:

@@ -94,6 +94,7 @@ class NodeSettings(msgspec.Struct, frozen=True):
     max_attempts: int
     commit_interval_s: float
     deploy_timeout_s: float
+    keep_previous: int
     drain_timeout_s: float
     retention_ms: int
     reply_topics: tuple[str, ...]
@@ -375,9 +376,13 @@ class Node(PoolEvents):
             self.logbook,
             self._make_pool,
             self.models.needed_builds,
+            self.models.count,
+            self._used,
+            lambda build_id: self.runs.give_up_workers(build_id),
             self._releases_changed,
             loop,
             serves=settings.serves,
+            drain_timeout_s=settings.drain_timeout_s,
         )
 
     def _wire_intake(self) -> None:
@@ -433,7 +438,9 @@ class Node(PoolEvents):
             max_attempts=settings.max_attempts,
             clock_ms=clock,
         )
-        self.controller = Controller(self.store, settings.name, clock, deploy_timeout_s=settings.deploy_timeout_s)
+        self.controller = Controller(
+            self.store, settings.name, clock, deploy_timeout_s=settings.deploy_timeout_s, keep_previous=settings.keep_previous
+        )
         self.wired = True
 
     async def _end(self) -> None:
@@ -639,6 +646,14 @@ class Node(PoolEvents):
         except LogUnavailable:
             return True
 
+    def _used(self, build_id: str) -> str:
+        """What on this node still needs a build, for a reader; empty where nothing does."""
+        pool = self.releases.pool(build_id)
+        requests = self.intake.waiting(build_id) + (pool.backlog.count + pool.in_flight + pool.uncommitted if pool is not None else 0)
+        runs = self.runs.running(build_id)
+        said = [f"{requests} requests"] if requests else []
+        return " and ".join([*said, f"{runs} running attempts"] if runs else said)
+
     def _broken_reason(self, build_id: str) -> str:
         found = self.releases.builds.get(build_id)
         return found.reason if found is not None and found.status == "BROKEN" else ""
@@ -667,6 +682,7 @@ class Node(PoolEvents):
             for pool in self.releases.pools():
                 pool.tick(now_ms)
             self.releases.try_again()
+            self.releases.collect()
 
     async def _report(self) -> None:
         while True:

@@ -71,6 +71,7 @@ class PoolLimits(msgspec.Struct, frozen=True):
     ready_timeout_s: float
     worker_memory_bytes: int
     max_result_bytes: int
+    sleep_after_s: float
 
 
 class Answers(Protocol):
@@ -105,6 +106,9 @@ class Answers(Protocol):
 
     def pool_broken(self, pool: Pool, reason: str) -> None:
         """Workers of this release cannot start."""
+
+    def pool_asleep(self, pool: Pool) -> None:
+        """Its workers end, because nobody called it for long."""
 
     def model_loaded(self, pool: Pool, worker: Worker, loaded: wire.Loaded) -> None: ...
 
@@ -142,6 +146,8 @@ class Pool:
         """Results handed to the committer and not committed yet."""
         self.traffic_s = time.monotonic()
         self.broken = ""
+        self.asleep = False
+        """No workers are kept: nobody called this release for long. Its next request, or model to load, starts them again."""
         self._spawn = Spawn(python, release.manifest.package, release.version, release.build_id, folder, limits.max_result_bytes)
         self._answers = answers
         self._prepare = prepare
@@ -170,6 +176,7 @@ class Pool:
         key = (route.pipeline.name, route.model if route.version else "", route.version)
         lane = self.backlog.lane(key, route.pipeline)
         if works:
+            self.wake()
             now_s = time.monotonic()
             self._lately.see(key, now_s)
             self.crowded = self._lately.others(key, now_s)
@@ -304,6 +311,7 @@ class Pool:
 
     def preload(self, key: str, version: ModelVersion) -> bool:
         """Load a model version into every ready worker ahead of its first request; false when no worker is ready."""
+        self.wake()
         ready = [w for w in self.workers if w.ready and not w.draining]
         for worker in ready:
             self._ensure_model(worker, key, version.version)
@@ -362,6 +370,7 @@ class Pool:
             self._first_ready_s = time.monotonic()
         self._ever_ready = True
         self._answers.worker_ready(self, worker, seconds)
+        self.pump()  # models that requests wait for are loaded before those that may be asked for
         if not self._was_ready:
             self._was_ready = True
             self._answers.pool_ready(self)
@@ -427,7 +436,7 @@ class Pool:
             self._early_deaths += 1
             if self._break_if_hopeless(f"its workers end before they are ready: {cause}"):
                 return
-        if not any(w.ready for w in self.workers):
+        if not self.has_ready_worker:
             self._was_ready = False
         self.keep_workers()
         self.pump()
@@ -456,9 +465,26 @@ class Pool:
 
     # --- keeping workers ----------------------------------------------------------------------------------------------
 
+    def wake(self) -> None:
+        """Have workers again, if this pool sleeps; whatever waits for them is sent when they are ready."""
+        if self.asleep:
+            self.asleep = False
+            self.traffic_s = time.monotonic()
+            self.keep_workers()
+
+    def _fall_asleep(self, now_s: float) -> None:
+        """Give the memory of workers back where nothing was asked of them for long."""
+        idle = not self.backlog.count and not self.batches_in_flight and not self._preparing
+        if idle and not self.asleep and self.has_ready_worker and now_s - self.traffic_s > self.limits.sleep_after_s:
+            self.asleep = True
+            self._was_ready = False
+            for worker in self.workers:
+                worker.drain()
+            self._answers.pool_asleep(self)
+
     def keep_workers(self) -> None:
         """Start what is missing of the workers and the spare, unless the release is broken; slowly after early deaths."""
-        if self._closing or self.broken:
+        if self._closing or self.broken or self.asleep:
             return
         alive = [w for w in self.workers if not w.draining and not w.kill_cause]
         if len(alive) >= self._wanted():
@@ -487,7 +513,7 @@ class Pool:
         return self.limits.workers + spares + max(0, min(MOST_STAND_INS, stalled - spares))
 
     def _start_workers(self) -> None:
-        if self._closing or self.broken:
+        if self._closing or self.broken or self.asleep:
             return
         alive = sum(1 for w in self.workers if not w.draining and not w.kill_cause)
         for _ in range(self._wanted() - alive):
@@ -505,6 +531,7 @@ class Pool:
         now_s = time.monotonic()
         for worker in list(self.workers):
             self._watch(worker, now_s, now_ms)
+        self._fall_asleep(now_s)
         self.keep_workers()
         self.pump()
 

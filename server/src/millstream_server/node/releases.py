@@ -1,8 +1,13 @@
-"""Which releases this node runs: from the shared state to installed environments and started pools.
+"""Which releases this node runs: from the shared state to installed environments and started pools, and back.
 
-Follows `ml.release` through `Catalog`. Builds what is current, being deployed, or needed by a model that is served; one
-environment at a time, in a thread, at idle priority. Says of each INSTALLING, READY or BROKEN with the reason; READY means a
-worker of it has imported its modules and waits. Lives on the loop.
+Follows `ml.release` through `Catalog`. Builds what is current, being deployed, kept, or needed by a live model; one environment
+at a time, in a thread, at idle priority. Says of each
+
+    INSTALLING -> READY <-> ASLEEP -> DRAINING -> GONE
+              └-> BROKEN with the reason ----^
+
+READY means that a worker of it has imported its modules and waits, ASLEEP that nobody called it for long and its next request
+starts one. What is needed no more is drained and its disk given back, once no request or run here uses it. Lives on the loop.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +29,9 @@ from millstream_server.node.pool import Pool
 
 TRY_AGAIN_S = 30.0
 """Wait before a broken release that is still needed is tried again."""
+
+LOOK_AT_DISK_S = 60.0
+"""Between two looks for environments that nobody here knows of."""
 
 
 class Environment(Protocol):
@@ -50,9 +58,28 @@ class Installer(Protocol):
     def sweep(self) -> list[str]:
         """Remove what interrupted installs left."""
 
+    def installed(self) -> Sequence[Sealed]:
+        """Every complete environment on this machine."""
+
+    def remove(self, build_id: str) -> int:
+        """Remove an environment in which nothing runs; the bytes given back. Blocks."""
+
+
+class Sealed(Protocol):
+    """What a complete environment says of itself."""
+
+    @property
+    def package(self) -> str: ...
+
+    @property
+    def build_id(self) -> str: ...
+
+    @property
+    def created_ms(self) -> int: ...
+
 
 class Installed(msgspec.Struct):
-    """One build on this node."""
+    """One build on this node. `used`: what holds it although the shared state does not need it any more."""
 
     release: Release
     status: EnvironmentStatus
@@ -62,6 +89,13 @@ class Installed(msgspec.Struct):
     environment: object = None
     pool: object = None
     since_s: float = 0.0
+    used: str = ""
+    cancelled: threading.Event = msgspec.field(default_factory=threading.Event)
+
+    @property
+    def state(self) -> EnvironmentStatus:
+        """Its status as it is told: a pool sleeps and wakes by itself."""
+        return "ASLEEP" if self.status == "READY" and isinstance(self.pool, Pool) and self.pool.asleep else self.status
 
 
 class Releases:
@@ -74,28 +108,38 @@ class Releases:
         logbook: Logbook,
         make_pool: Callable[[Release, Path], Pool],
         needed_builds: Callable[[], set[tuple[str, str]]],
+        served_models: Callable[[str, str], int],
+        used: Callable[[str], str],
+        give_up_workers: Callable[[str], None],
         changed: Callable[[], None],
         loop: asyncio.AbstractEventLoop,
         *,
         serves: bool,
+        drain_timeout_s: float,
     ) -> None:
         self._catalog = catalog
         self._installer = installer
         self._logbook = logbook
         self._make_pool = make_pool
         self._needed_builds = needed_builds
+        self._served_models = served_models
+        self._used = used
+        self._give_up_workers = give_up_workers
         self._changed = changed
         self._loop = loop
         self._serves = serves
+        self._drain_timeout_s = drain_timeout_s
         self._installing: asyncio.Task[None] | None = None
-        self._cancelled = threading.Event()
-        self._retry_failed: dict[str, int] = {}
+        self._installed_now: Installed | None = None
+        self._removing: set[asyncio.Task[None]] = set()
+        self._looked_s = 0.0
         self.builds: dict[str, Installed] = {}
         self.closing = False
 
     def pool(self, build_id: str) -> Pool | None:
+        """The pool that takes requests for a build now."""
         found = self.builds.get(build_id)
-        return found.pool if found is not None and isinstance(found.pool, Pool) else None
+        return found.pool if found is not None and isinstance(found.pool, Pool) and found.status != "DRAINING" else None
 
     def pools(self) -> list[Pool]:
         return [b.pool for b in self.builds.values() if isinstance(b.pool, Pool)]
@@ -112,9 +156,15 @@ class Releases:
         wanted: list[Release] = []
         for state in self._catalog.packages.values():
             for release in reversed(state.releases):
-                if release.status in ("CURRENT", "DEPLOYING") or (state.package, release.build_id) in needed:
+                kept = self._serves and release.status == "KEPT"
+                if release.status in ("CURRENT", "DEPLOYING") or kept or (state.package, release.build_id) in needed:
                     wanted.append(release)
-        return sorted(wanted, key=lambda r: r.status == "DEPLOYING")
+        return sorted(wanted, key=lambda r: (r.status == "DEPLOYING", not self._is_called(r)))
+
+    def _is_called(self, release: Release) -> bool:
+        """Whether requests come to it by the state of releases and models, so that its workers are to be there before them."""
+        manifest = release.manifest
+        return release.status in ("CURRENT", "DEPLOYING") or self._served_models(manifest.package, manifest.build_id) > 0
 
     def settled(self) -> bool:
         """Every release that is needed here, but for one that is just being deployed, is READY or BROKEN."""
@@ -123,7 +173,7 @@ class Releases:
 
     def summary(self) -> str:
         """What became of each release, for a line of the log."""
-        return ", ".join(f"{b.release.label} {b.status}" for b in self.builds.values()) or "no release is deployed"
+        return ", ".join(f"{b.release.label} {b.state}" for b in self.builds.values()) or "no release is deployed"
 
     def reconcile(self) -> None:
         """Take up what is wanted and not there yet. Called on every change of packages or models, and by the tick."""
@@ -133,10 +183,14 @@ class Releases:
             found = self.builds.get(release.build_id)
             if found is None:
                 self._take_up(release)
+            elif found.status == "DRAINING" or found.cancelled.is_set():
+                continue  # taken up anew when it is gone
             elif found.status == "BROKEN" and release.status == "DEPLOYING" and found.release.deployed_ms != release.deployed_ms:
                 self._take_up(release)  # deployed again: try again
             else:
-                found.release = release
+                before, found.release = found.release, release
+                if release.status == "DEPLOYING" and before.status != "DEPLOYING" and found.state == "ASLEEP":
+                    self._prove(found)
         self._install_next()
 
     def try_again(self) -> None:
@@ -151,6 +205,70 @@ class Releases:
                 self._take_up(wanted)
                 self._install_next()
                 return
+
+    # --- what is needed no more ---------------------------------------------------------------------------------------
+
+    def collect(self) -> None:
+        """Give back what nobody needs any more. Called by the tick, for most of what uses a build ends without a word."""
+        if self.closing:
+            return
+        wanted = {release.build_id for release in self.wanted()}
+        for build_id, installed in list(self.builds.items()):
+            if build_id in wanted or installed.status == "DRAINING":
+                installed.used = ""
+            elif installed.status == "INSTALLING" and installed.environment is None:
+                self._give_install_up(installed)
+            else:
+                installed.used = self._used(build_id)
+                if not installed.used:
+                    installed.status = "DRAINING"
+                    self._remove_later(self._remove(installed))
+        now_s = time.monotonic()
+        if now_s - self._looked_s > LOOK_AT_DISK_S:
+            self._looked_s = now_s
+            self._remove_later(self._remove_left_over(wanted))
+
+    def _give_install_up(self, installed: Installed) -> None:
+        if installed is self._installed_now:
+            installed.cancelled.set()  # `_install` goes on when its thread has noticed
+        else:
+            del self.builds[installed.release.build_id]
+
+    def _remove_later(self, removing: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(removing)
+        self._removing.add(task)
+        task.add_done_callback(self._removing.discard)
+
+    async def _remove(self, installed: Installed) -> None:
+        build_id = installed.release.build_id
+        self._say(installed, "release_draining", "needed no more; its workers end, its environment is removed")
+        if isinstance(installed.pool, Pool):
+            await installed.pool.close(self._drain_timeout_s)
+        self._give_up_workers(build_id)
+        await self._remove_folder(build_id, installed.release)
+        del self.builds[build_id]
+        if not self.closing:
+            self._changed()
+            self.reconcile()  # it may be needed again by now
+
+    async def _remove_left_over(self, wanted: set[str]) -> None:
+        """Environments on this machine that were needed before this process began. Those made by hand for a later release stay."""
+        for sealed in await asyncio.to_thread(self._installer.installed):
+            state = self._catalog.packages.get(sealed.package)
+            current = state.current if state is not None else None
+            if sealed.build_id in wanted or sealed.build_id in self.builds or current is None or sealed.created_ms > current.deployed_ms:
+                continue
+            await self._remove_folder(sealed.build_id, state.by_build(sealed.build_id) if state is not None else None)
+
+    async def _remove_folder(self, build_id: str, release: Release | None) -> None:
+        try:
+            freed_bytes = await asyncio.to_thread(self._installer.remove, build_id)
+        except OSError as error:  # what is left is looked at again
+            self._logbook.write(entry("environment_removed", f"{build_id} cannot be removed: {error}", level="warning", release=release))
+            return
+        self._logbook.write(entry("environment_removed", f"{build_id}: {freed_bytes / 1e6:.0f} MB given back", release=release))
+
+    # --- installing ---------------------------------------------------------------------------------------------------
 
     def _take_up(self, release: Release) -> None:
         installed = Installed(release, "INSTALLING", since_s=time.monotonic())
@@ -167,13 +285,24 @@ class Releases:
             return
         pool = self._make_pool(installed.release, environment.python)
         installed.pool = pool
-        pool.keep_workers()
+        if self._is_called(installed.release):
+            pool.keep_workers()
+        else:  # it was imported when its environment was made
+            pool.asleep = True
+            self._ready(installed)
+
+    def _prove(self, installed: Installed) -> None:
+        """A release that slept is deployed again: a worker of it must start before it is current."""
+        assert isinstance(installed.pool, Pool)
+        installed.status, installed.phase, installed.since_s = "INSTALLING", "workers", time.monotonic()
+        installed.pool.wake()
 
     def _install_next(self) -> None:
         if self._installing is not None:
             return
         for installed in self.builds.values():
             if installed.status == "INSTALLING" and installed.environment is None:
+                self._installed_now = installed
                 self._installing = self._loop.create_task(self._install(installed))
                 return
 
@@ -182,26 +311,34 @@ class Releases:
         started = time.monotonic()
         try:
             environment = await asyncio.to_thread(self._install_in_thread, installed)
-        except MillstreamError as error:
-            self.break_build(installed, error.message, error.mend)
-        except Exception as error:  # whatever else stops an install breaks this build alone, never the node
-            if not self.closing:
-                self.break_build(installed, f"its environment cannot be made: {error!r}", "see the reason, then deploy again")
+        except Exception as error:  # whatever stops an install breaks this build alone, never the node
+            self._not_installed(installed, error)
         else:
             self._say(installed, "installed", f"environment installed in {time.monotonic() - started:.1f} s")
             if not self.closing:
                 self._start(installed, environment)
         finally:
-            self._installing = None
+            self._installing = self._installed_now = None
             if not self.closing:
                 self._changed()
-                self._install_next()
+                self.reconcile()
+
+    def _not_installed(self, installed: Installed, error: Exception) -> None:
+        if self.closing:
+            return
+        if installed.cancelled.is_set():
+            self.builds.pop(installed.release.build_id, None)
+            self._say(installed, "install_cancelled", "given up: it is needed no more")
+        elif isinstance(error, MillstreamError):
+            self.break_build(installed, error.message, error.mend)
+        else:
+            self.break_build(installed, f"its environment cannot be made: {error!r}", "see the reason, then deploy again")
 
     def _install_in_thread(self, installed: Installed) -> Environment:
         def on_phase(phase: str, detail: str) -> None:
             installed.phase = phase
 
-        return self._installer.install(installed.release, on_phase, cancel=self._cancelled)
+        return self._installer.install(installed.release, on_phase, cancel=installed.cancelled)
 
     def pool_ready(self, pool: Pool) -> None:
         """A worker of a pool is ready: so is the environment."""
@@ -211,7 +348,7 @@ class Releases:
 
     def _ready(self, installed: Installed) -> None:
         installed.status, installed.reason, installed.phase = "READY", "", ""
-        self._say(installed, "release_ready", f"READY after {time.monotonic() - installed.since_s:.1f} s")
+        self._say(installed, "release_ready", f"{installed.state} after {time.monotonic() - installed.since_s:.1f} s")
         self._changed()
 
     def break_build(self, installed: Installed, reason: str, mend: str) -> None:
@@ -233,7 +370,9 @@ class Releases:
     async def close(self, timeout_s: float) -> None:
         """End installs and all pools."""
         self.closing = True
-        self._cancelled.set()
+        for installed in self.builds.values():
+            installed.cancelled.set()
         await asyncio.gather(*(pool.close(timeout_s) for pool in self.pools()))
-        if self._installing is not None:
-            await asyncio.wait([self._installing], timeout=timeout_s)
+        unfinished = {*self._removing, *([self._installing] if self._installing is not None else [])}
+        if unfinished:
+            await asyncio.wait(unfinished, timeout=timeout_s)

@@ -221,6 +221,16 @@ class Runs:
     def counts(self) -> int:
         return len(self.active)
 
+    def running(self, build_id: str) -> int:
+        """Attempts that run in a build here."""
+        return sum(active.release.build_id == build_id for active in self.active.values())
+
+    def give_up_workers(self, build_id: str) -> None:
+        """End what was started ahead for a build that is removed."""
+        fresh = self._fresh.pop(build_id, None)
+        if fresh is not None:
+            fresh.worker.kill("its release is needed no more")
+
     # --- claiming -----------------------------------------------------------------------------------------------------
 
     async def _claim_one(self) -> bool:
