@@ -32,17 +32,17 @@ def _wheels() -> tempfile.TemporaryDirectory[str]:
 
 
 @functools.cache
-def wheel(version: str, *changes: tuple[str, str], index_arguments: str = "") -> Path:
-    """The wheel of the package `weigh` in some version, built by the shipped command; its source changed by (old, new) texts.
+def wheel(version: str, *changes: tuple[str, str], index_arguments: str = "", package: str = "weigh") -> Path:
+    """The wheel of a package of `packages` in some version, built by the shipped command; its source changed by (old, new) texts.
 
     Built once for all tests of this process.
     """
     folder = Path(tempfile.mkdtemp(dir=_wheels().name))
-    source = folder / "weigh"
-    shutil.copytree(PACKAGES / "weigh", source, ignore=shutil.ignore_patterns("dist", "__pycache__"))
+    source = folder / package
+    shutil.copytree(PACKAGES / package, source, ignore=shutil.ignore_patterns("dist", "__pycache__"))
     for path, texts in (
         (source / "pyproject.toml", (('version = "1.0.0"', f'version = "{version}"'), *changes)),
-        (source / "src/weigh/__init__.py", changes),
+        (source / "src" / package / "__init__.py", changes),
     ):
         text = path.read_text()
         for old, new in texts:
@@ -50,7 +50,7 @@ def wheel(version: str, *changes: tuple[str, str], index_arguments: str = "") ->
         path.write_text(text)
     environment = child_environment({"MILLSTREAM_DATA_DIR": str(folder / "none"), "MILLSTREAM_INDEX_ARGUMENTS": index_arguments})
     command = [str(shipped_command()), "build", str(source), "--out", str(folder)]
-    built = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    built = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert built.returncode == 0, built.stderr
     return Path(built.stdout.strip())
 
