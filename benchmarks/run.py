@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import embedded, imports, installs, latency, starts, whole
+from benchmarks import embedded, imports, installs, latency, model_memory, starts, whole
 from benchmarks.figures import Figure, say
 from benchmarks.kafka import backlog, beside, brokers, fair, rolling, throughput
 from benchmarks.kafka import latency as kafka_latency
@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, tuple[Measure, int]] = {
     "up": (starts.measure_up, 1),
     "recovery": (starts.measure_recovery, 2),
     "switch": (starts.measure_switch, 3),
+    "model-memory": (model_memory.measure, 3),
     "installs": (installs.measure, 3),
     "imports": (imports.measure, 1),
     "demo": (whole.measure_demo, 2),

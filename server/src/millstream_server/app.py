@@ -303,6 +303,7 @@ def _node_settings(settings: Settings) -> NodeSettings:
             max_result_bytes,
             node.sleep_after_s,
         ),
+        worker_memory_bytes(node.models_memory_bytes),
         RunLimits(node.training_slots, node.run_lease_s, node.run_timeout_s, max_result_bytes, memory_bytes),
         node.max_queued_requests,
         node.max_queued_bytes,

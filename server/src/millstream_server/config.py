@@ -106,6 +106,10 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     worker_memory_bytes: BytesOrNone = 0
     """Memory that one worker, with all models that it holds, may use before it is ended; 0: half of this machine's memory."""
 
+    models_memory_bytes: BytesOrNone = 0
+    """Memory that all workers which answer requests may use together before models leave them, those asked for least recently first;
+    0: half of this machine's memory."""
+
     worker_ready_timeout_s: Seconds = 60.0
     """Seconds that a worker may take to import its release."""
 

@@ -106,6 +106,7 @@ class Figures(msgspec.Struct, frozen=True):
     outcomes: Mapping[tuple[str, str], int]
     worker_deaths: Mapping[str, int]
     model_loads: Mapping[str, int]
+    model_evictions: Mapping[str, int]
     commits: Buckets
     held_bytes: int
     troubles: tuple[str, ...]

@@ -28,6 +28,7 @@ from millstream_server.node.committer import CommitterThread
 from millstream_server.node.counts import Counts, moved_to
 from millstream_server.node.finish import Finish
 from millstream_server.node.logbook import Logbook, entry
+from millstream_server.node.model_memory import ModelMark
 from millstream_server.node.pool import Pool
 from millstream_server.node.rates import Rates
 from millstream_server.node.worker import Batch, Worker
@@ -274,6 +275,19 @@ class Answerer:
         )
         self._counts.model_loads[pool.release.label] += 1
         self._listener.model_loaded(pool, loaded.model, loaded.version)
+
+    def model_unloaded(self, pool: Pool, mark: ModelMark) -> None:
+        key, version = mark
+        self._logbook.write(
+            entry(
+                event="model_unloaded",
+                model=key,
+                model_version=version,
+                release=pool.release,
+                message="made room for another; its next request loads it again",
+            )
+        )
+        self._counts.model_evictions[pool.release.label] += 1
 
     def model_unusable(self, pool: Pool, key: str, version: int, code: str, reason: str) -> None:
         self._logbook.write(

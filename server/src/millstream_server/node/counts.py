@@ -40,6 +40,8 @@ class Counts:
         self.worker_deaths: Counter[str] = Counter()
         """Workers that ended without being told to, by release."""
         self.model_loads: Counter[str] = Counter()
+        self.model_evictions: Counter[str] = Counter()
+        """Models that left a worker to make room for others, by release."""
         self._in_bucket = [0] * (len(COMMIT_BUCKETS_S) + 1)
         self._sum_s = 0.0
         self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT_COMMITS)

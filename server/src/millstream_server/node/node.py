@@ -61,6 +61,7 @@ from millstream_server.node.finish import Finish
 from millstream_server.node.followers import Follower
 from millstream_server.node.intake import Intake
 from millstream_server.node.logbook import Logbook, entry
+from millstream_server.node.model_memory import ModelMemory
 from millstream_server.node.models import Models
 from millstream_server.node.outbox import GROUP as OUTBOX_GROUP
 from millstream_server.node.outbox import OutboxRelay
@@ -88,6 +89,7 @@ class NodeSettings(msgspec.Struct, frozen=True):
     role: str
     work_folder: Path
     pool: PoolLimits
+    models_memory_bytes: int
     runs: RunLimits
     max_queued_requests: int
     max_queued_bytes: int
@@ -173,6 +175,7 @@ class Node(PoolEvents):
         self.rates = Rates()
         self.counts = Counts()
         self.ledger = Ledger()
+        self.model_memory = ModelMemory(settings.models_memory_bytes, lambda: self.releases.pools())
         self.accepting = False
         self.troubles = Troubles(logbook)
         self._reason = ""
@@ -542,7 +545,7 @@ class Node(PoolEvents):
         for key, number in self.catalog.serving.items():
             version = self.catalog.version(key, number)
             if version is not None and version.build_id == pool.release.build_id:
-                pool.preload(key, version)
+                pool.preload(key, version, if_it_fits=True)
 
     def _run_submitted(self) -> None:
         self.runs.submitted()
@@ -634,6 +637,7 @@ class Node(PoolEvents):
             self.answers,
             self.models.prepare,
             self.catalog.version,
+            self.model_memory,
             self._loop,
         )
 
@@ -681,6 +685,7 @@ class Node(PoolEvents):
             self.runs.tick()
             for pool in self.releases.pools():
                 pool.tick(now_ms)
+            self.model_memory.make_room()
             self.releases.try_again()
             self.releases.collect()
 

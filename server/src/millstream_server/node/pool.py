@@ -27,6 +27,7 @@ from millstream_server.core.routing import Route
 from millstream_server.core.shares import Lately
 from millstream_server.core.status import WorkerStatus
 from millstream_server.core.work import Work
+from millstream_server.node.model_memory import MOST_AHEAD, ModelMark, ModelMemory, Shelf
 from millstream_server.node.worker import Batch, Spawn, Worker
 
 MAX_FLUSH = 64
@@ -112,6 +113,9 @@ class Answers(Protocol):
 
     def model_loaded(self, pool: Pool, worker: Worker, loaded: wire.Loaded) -> None: ...
 
+    def model_unloaded(self, pool: Pool, mark: ModelMark) -> None:
+        """It left a worker, to make room for another."""
+
     def model_unusable(self, pool: Pool, key: str, version: int, code: str, reason: str) -> None: ...
 
 
@@ -131,6 +135,7 @@ class Pool:
         answers: Answers,
         prepare: PrepareModel,
         find_version: Callable[[str, int], ModelVersion | None],
+        memory: ModelMemory,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.release = release
@@ -152,6 +157,7 @@ class Pool:
         self._answers = answers
         self._prepare = prepare
         self._find_version = find_version
+        self._memory = memory
         self._loop = loop
         self._closing = False
         self._gone = asyncio.Event()
@@ -160,6 +166,8 @@ class Pool:
         self._turn_s = -1.0
         self._early_deaths = 0
         self._starting_at_s = 0.0
+        self._idle_bytes = 0
+        """Resident memory of a worker that is ready and has no model; 0 until one was."""
         self._ever_ready = False
         self._first_ready_s = self._first_work_s = float("inf")
         self._was_ready = False
@@ -190,8 +198,7 @@ class Pool:
     def forget(self, key: str, version: int) -> None:
         """A model version that nobody is routed to any more: workers drop it."""
         for worker in self.workers:
-            if worker.models.pop((key, version), None) is not None:
-                worker.send(wire.Unload(key, version))
+            worker.unload(key, version)
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
@@ -280,6 +287,8 @@ class Pool:
         self._turn_s = now_s
         self._number += 1
         batch = Batch(self._number, lane, works, now_s, worker.loads_sent)
+        if lane.key[1]:
+            worker.shelf.used(lane.key[1:], now_s)
         worker.batches.append(batch)
         worker.exclusive = self._lone_was_last = exclusive
         self.batches_in_flight += 1
@@ -301,23 +310,48 @@ class Pool:
         """Whether a worker may be sent requests for a model version (LOAD went out, or there is none); else begin to verify."""
         if not key:
             return True
-        if worker.models.get((key, version)):
+        if (key, version) in worker.shelf.models:
             return True
         mark = (worker.pid, key, version)
         if mark not in self._preparing:
+            expected_bytes = self._expected_bytes(key, version)
+            if not self._memory.fits(expected_bytes) and self._loaded_ahead(worker) >= MOST_AHEAD:
+                return False  # those that are loaded for waiting requests are used first
             self._preparing.add(mark)
-            self._loop.create_task(self._load(worker, key, version, mark))
+            self._memory.prepare(expected_bytes)
+            self._loop.create_task(self._load(worker, mark, expected_bytes))
         return False
 
-    def preload(self, key: str, version: ModelVersion) -> bool:
+    def _loaded_ahead(self, worker: Worker) -> int:
+        return len(self._preparing) + len(worker.shelf.unused & self.waiting_models())
+
+    def _expected_bytes(self, key: str, number: int) -> int:
+        version = self._find_version(key, number)
+        return self._memory.expected_bytes(self.release.build_id, version.size_bytes if version is not None else 0)
+
+    def preload(self, key: str, version: ModelVersion, *, if_it_fits: bool = False) -> bool:
         """Load a model version into every ready worker ahead of its first request; false when no worker is ready."""
         self.wake()
         ready = [w for w in self.workers if w.ready and not w.draining]
         for worker in ready:
-            self._ensure_model(worker, key, version.version)
+            if not if_it_fits or self._memory.fits(self._expected_bytes(key, version.version)):
+                self._ensure_model(worker, key, version.version)
         return bool(ready)
 
-    async def _load(self, worker: Worker, key: str, number: int, mark: tuple[int, str, int]) -> None:
+    def shelves(self) -> list[Shelf]:
+        return [worker.shelf for worker in self.workers if not worker.kill_cause]
+
+    def waiting_models(self) -> set[ModelMark]:
+        return {lane.key[1:] for lane in self.backlog.lanes.values()} | {lane.key[1:] for lane, _ in self.backlog.alone}
+
+    def take_off(self, shelf: Shelf, mark: ModelMark) -> None:
+        for worker in self.workers:
+            if worker.shelf is shelf:
+                worker.unload(*mark)
+        self._answers.model_unloaded(self, mark)
+
+    async def _load(self, worker: Worker, mark: tuple[int, str, int], expected_bytes: int) -> None:
+        _, key, number = mark
         version = self._find_version(key, number)
         try:
             if version is None:
@@ -326,11 +360,12 @@ class Pool:
         except Exception as error:  # every failure becomes an answer to the requests that wait for this model
             self._refuse_model(key, number, error)
         else:
-            worker.models[(key, number)] = True
             self._load_started[mark] = time.monotonic()
-            worker.load(key, number, folder)
+            self._memory.make_room(expected_bytes, (key, number))
+            worker.load(key, number, folder, expected_bytes)
         finally:
             self._preparing.discard(mark)
+            self._memory.prepare(-expected_bytes)
         self.pump()
 
     def _refuse_model(self, key: str, number: int, error: Exception) -> None:
@@ -366,6 +401,8 @@ class Pool:
             self._break_if_hopeless(reason)
             return
         self._early_deaths = 0
+        self._idle_bytes = worker.rss_bytes()
+        worker.shelf.measured(self._idle_bytes)
         if not self._ever_ready:
             self._first_ready_s = time.monotonic()
         self._ever_ready = True
@@ -377,6 +414,9 @@ class Pool:
         self.pump()
 
     def on_loaded(self, worker: Worker, loaded: wire.Loaded) -> None:
+        version = self._find_version(loaded.model, loaded.version)
+        grown_bytes = worker.shelf.loaded(loaded.rss_bytes)
+        self._memory.learn(self.release.build_id, grown_bytes, version.size_bytes if version is not None else 0)
         started_s = self._load_started.pop((worker.pid, loaded.model, loaded.version), None)
         load_s = time.monotonic() - started_s if started_s is not None else loaded.seconds
         if worker.batches:
@@ -523,8 +563,10 @@ class Pool:
                 self._early_deaths += 1
                 self._break_if_hopeless(f"a worker cannot be started: {error}")
                 return
+            worker.shelf.measured(self._idle_bytes)
             self.workers.append(worker)
             self._answers.worker_started(self, worker)
+        self._memory.make_room()
 
     def tick(self, now_ms: int) -> None:
         """Every 100 ms: end what runs too long or takes too much, expire what is late, keep the workers, send what stalled."""
@@ -536,8 +578,10 @@ class Pool:
         self.pump()
 
     def _watch(self, worker: Worker, now_s: float, now_ms: int) -> None:
-        limit = self.limits.worker_memory_bytes
-        if limit and worker.rss_bytes() > limit:
+        limit, rss_bytes = self.limits.worker_memory_bytes, worker.rss_bytes()
+        if worker.ready and not worker.batches:
+            worker.shelf.measured(rss_bytes)
+        if limit and rss_bytes > limit:
             worker.kill(f"it was killed by the memory limit of {limit // (1 << 20)} MiB")
         elif not worker.ready and now_s - worker.started_s > self.limits.ready_timeout_s:
             worker.kill(f"it was not ready within {self.limits.ready_timeout_s:g} s")
@@ -578,7 +622,7 @@ class Pool:
         """For `millstream status`."""
         now_s = time.monotonic()
         senders = self._senders()
-        return tuple(WorkerStatus(w.pid, _state(w, w in senders, now_s), len(w.models)) for w in self.workers)
+        return tuple(WorkerStatus(w.pid, _state(w, w in senders, now_s), len(w.shelf.models)) for w in self.workers)
 
     @property
     def in_flight(self) -> int:

@@ -30,6 +30,7 @@ def figures_of(node: Node) -> Figures:
         outcomes,
         dict(counts.worker_deaths),
         dict(counts.model_loads),
+        dict(counts.model_evictions),
         counts.commit_buckets(),
         node.ledger.held_bytes,
         node.troubles.rooms(),

@@ -21,6 +21,7 @@ from millstream import wire
 
 from millstream_server.core.batching import Lane
 from millstream_server.core.work import Work
+from millstream_server.node.model_memory import Shelf
 
 _SOCKET_BUFFER_BYTES = 1 << 20
 _MAX_LINE_BYTES = 16 * 1024
@@ -87,8 +88,7 @@ class Worker(asyncio.Protocol):
         self.hello: wire.Hello | None = None
         self.ready = False
         self.batches: deque[Batch] = deque()
-        self.models: dict[tuple[str, int], bool] = {}
-        """Model versions asked of this worker: true once LOAD was sent."""
+        self.shelf = Shelf()
         self.loads_sent = 0
         self.loading: deque[tuple[str, int]] = deque()
         """Models whose LOAD was sent and not answered; the first is loaded when nothing that was sent before it is left."""
@@ -127,13 +127,19 @@ class Worker(asyncio.Protocol):
         """Whether the worker loads a model now, rather than running a batch that was sent before."""
         return bool(self.loading) and (not self.batches or self.batches[0].after_loads > self.loads_sent - len(self.loading))
 
-    def load(self, key: str, version: int, folder: Path) -> None:
+    def load(self, key: str, version: int, folder: Path, expected_bytes: int) -> None:
         """Ask for a model version; batches that are sent later are run after it."""
+        self.shelf.load((key, version), expected_bytes, time.monotonic())
         if not self.loading and not self.batches:
             self.turned_s = time.monotonic()
         self.loads_sent += 1
         self.loading.append((key, version))
         self.send(wire.Load(key, version, str(folder)))
+
+    def unload(self, key: str, version: int) -> None:
+        """Have a model version forgotten, after the batches that were sent before."""
+        if self.shelf.unload((key, version)):
+            self.send(wire.Unload(key, version))
 
     def send(self, *messages: wire.FromNode) -> None:
         """Queue frames to the worker in one write; what is sent to one that is gone is dropped (its end is reported apart)."""
@@ -339,6 +345,8 @@ def _scrubbed_environment(spawn: Spawn) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
+        # Fixed, or glibc raises it after each large block that is freed, and the memory of unloaded models never comes back.
+        "MALLOC_TRIM_THRESHOLD_": "131072",
     }
 
 

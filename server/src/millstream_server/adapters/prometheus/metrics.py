@@ -113,6 +113,8 @@ def _of_outcomes(figures: Figures) -> Iterator[Metric]:
     yield _by_release(deaths, Counter(figures.worker_deaths))
     loads = CounterMetricFamily("millstream_model_loads", "Model versions loaded into workers.", labels=["release"])
     yield _by_release(loads, Counter(figures.model_loads))
+    evictions = CounterMetricFamily("millstream_model_evictions", "Models that left a worker to make room for others.", labels=["release"])
+    yield _by_release(evictions, Counter(figures.model_evictions))
 
 
 def _of_log(log: LogStatus) -> Iterator[Metric]:

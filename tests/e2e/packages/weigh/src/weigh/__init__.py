@@ -24,6 +24,7 @@ class Scale:
 
     factor: float
     loading: str = ""
+    ballast: bytes = b""
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -42,8 +43,9 @@ class Row:
 
 
 @ms.training(model="scale")
-def weigh_learn(run: ms.Run, factor: float, seconds: float = 0.0, announce: str = "", loading: str = "") -> Scale:
-    """Learn the factor that is given, taking its time; `announce` is a file that gets the process id of each attempt."""
+def weigh_learn(run: ms.Run, factor: float, seconds: float = 0.0, announce: str = "", loading: str = "", ballast_bytes: int = 0) -> Scale:
+    """Learn the factor that is given, taking its time; `announce` is a file that gets the process id of each attempt. The model is as
+    heavy as its ballast."""
     run.log(f"learns {factor}")
     if announce:
         Path(f"{announce}.{run.attempt}").write_text(str(os.getpid()))
@@ -53,7 +55,7 @@ def weigh_learn(run: ms.Run, factor: float, seconds: float = 0.0, announce: str 
             if run.cancelled:
                 raise ms.Cancelled("asked to stop")
             time.sleep(0.02)
-    return Scale(factor, loading)
+    return Scale(factor, loading, os.urandom(ballast_bytes))
 
 
 @ms.inference(model="scale", timeout_s=TIMEOUT_S)
