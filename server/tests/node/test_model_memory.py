@@ -94,7 +94,7 @@ def test_a_worker_is_known_by_what_it_said_and_was_told_since() -> None:
 
 def test_what_a_model_takes_is_learned_by_release() -> None:
     """Files are smaller than what they become; the largest of what files and workers say is expected."""
-    memory = ModelMemory(0, lambda: [])
+    memory = ModelMemory(0, list)
     memory.learn("b1", 3 * MODEL_BYTES, MODEL_BYTES)
 
     assert memory.expected_bytes("b1", 2 * MODEL_BYTES) == 6 * MODEL_BYTES

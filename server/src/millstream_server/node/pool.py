@@ -274,7 +274,11 @@ class Pool:
                 continue
             if self._ensure_model(worker, lane.key[1], lane.key[2]):
                 return lane
-        return None
+        return self._next_loaded(worker) if self.crowded else None
+
+    def _next_loaded(self, worker: Worker) -> Lane | None:
+        """Where all whose turn is near wait for their models: of those behind them the first one that need not."""
+        return next((lane for lane in self.backlog.lanes.values() if lane.key[1:] in worker.shelf.models), None)
 
     def _flushing(self, worker: Worker) -> bool:
         """Partial batches of several lanes leave together: what is in flight was sent in this very turn of the loop."""
