@@ -26,7 +26,8 @@ def figures() -> Figures:
     log = LogStatus(True, "cluster", {"in": 12}, {"in": 41}, 2, 5, 1)
     status = NodeStatus("n1", "i", 1, "all", "0.1.0", 0, "s", "l", True, False, 10, 41, 99, 1, 2, (), (release,), log)
     outcomes = {("weigh==1.0.0", "ok"): 90, ("weigh==1.0.0", "dead"): 1, ("", "undecodable"): 4, ("", "parked"): 3}
-    return Figures(status, outcomes, {"weigh==1.0.0": 2}, {"weigh==1.0.0": 6}, {"weigh==1.0.0": 4}, Buckets((0.1, 1.0), (3, 4, 5), 2.5), 1234, ("store",))
+    deaths, loads, evictions = {"weigh==1.0.0": 2}, {"weigh==1.0.0": 6}, {"weigh==1.0.0": 4}
+    return Figures(status, outcomes, deaths, loads, evictions, Buckets((0.1, 1.0), (3, 4, 5), 2.5), 1234, ("store",))
 
 
 def scraped(ask: Callable[[], Figures]) -> dict[str, Metric]:

@@ -30,6 +30,9 @@ from millstream_server.node.pool import Pool
 TRY_AGAIN_S = 30.0
 """Wait before a broken release that is still needed is tried again."""
 
+COLLECT_S = 1.0
+"""Between two looks for what is needed no more: a look goes through all models."""
+
 LOOK_AT_DISK_S = 60.0
 """Between two looks for environments that nobody here knows of."""
 
@@ -132,7 +135,7 @@ class Releases:
         self._installing: asyncio.Task[None] | None = None
         self._installed_now: Installed | None = None
         self._removing: set[asyncio.Task[None]] = set()
-        self._looked_s = 0.0
+        self._collected_s = self._looked_s = 0.0
         self.builds: dict[str, Installed] = {}
         self.closing = False
 
@@ -210,8 +213,10 @@ class Releases:
 
     def collect(self) -> None:
         """Give back what nobody needs any more. Called by the tick, for most of what uses a build ends without a word."""
-        if self.closing:
+        now_s = time.monotonic()
+        if self.closing or now_s - self._collected_s < COLLECT_S:
             return
+        self._collected_s = now_s
         wanted = {release.build_id for release in self.wanted()}
         for build_id, installed in list(self.builds.items()):
             if build_id in wanted or installed.status == "DRAINING":
@@ -223,7 +228,6 @@ class Releases:
                 if not installed.used:
                     installed.status = "DRAINING"
                     self._remove_later(self._remove(installed))
-        now_s = time.monotonic()
         if now_s - self._looked_s > LOOK_AT_DISK_S:
             self._looked_s = now_s
             self._remove_later(self._remove_left_over(wanted))
