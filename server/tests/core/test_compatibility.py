@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jsonschema
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from millstream_server.core.compatibility import breaks, breaks_of_deploying, check_compatible, previous_release
 from millstream_server.core.errors import Invalid
@@ -480,8 +480,8 @@ def declared(schema: Any) -> Any:
 def allows(schema: Schema, value: object) -> bool:
     try:
         return bool(jsonschema.Draft202012Validator(schema).is_valid(value))
-    except RecursionError:  # a reference that leads to itself: no value
-        return False
+    except RecursionError:  # a union that names itself as a member, which no type hint makes: the other validator does not end
+        reject()
 
 
 @pytest.mark.parametrize("answers", [False, True])

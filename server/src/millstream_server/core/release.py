@@ -109,16 +109,20 @@ def begin_deploy(state: PackageState, release: Release) -> PackageState:
     Raises:
         Invalid: another deployment of the package is under way, or the version is current already.
     """
-    under_way = state.deploying
-    if under_way is not None and under_way.build_id != release.build_id:
-        raise Invalid(
-            "deploy_failed", f"{under_way.label} is being deployed", mend=f"wait for it: millstream releases show {state.package}"
-        )
+    other = state.deploying
+    if other is not None and other.build_id != release.build_id:
+        raise under_way(other)
     kept = tuple(r for r in state.releases if r.build_id != release.build_id)
     same = state.find(release.version)
     if same is not None and same.build_id != release.build_id and same.status in ("CURRENT", "KEPT"):
         raise Invalid("already_published", f"{same.label} is deployed as build {same.build_id}, this one is {release.build_id}")
     return _next(state, (*kept, msgspec.structs.replace(release, status="DEPLOYING", reason="")))
+
+
+def under_way(other: Release) -> Invalid:
+    """The error of who wants to deploy while another release of the package is being deployed."""
+    mend = f"wait for it: millstream deploy {other.label}; or give it up: millstream deploy --cancel {other.manifest.package}"
+    return Invalid("deploy_failed", f"{other.label} is being deployed, and a package has one deployment at a time", mend=mend)
 
 
 def check_pipeline_names(release: Release, packages: Iterable[PackageState]) -> None:
