@@ -181,13 +181,30 @@ def test_a_rollback_deploys_the_one_before_and_warns_of_what_it_takes(ports: app
 
     state = ports.store.package("anomaly")
     assert state is not None
-    assert state.deploying == wanted
-    assert wanted.label == "anomaly==1.0.0"
+    assert state.deploying is not None
+    assert (state.deploying.label, state.deploying.deployed_ms) == ("anomaly==1.0.0", wanted.deployed_ms)
     assert wanted.deployed_ms > 5
     said = capsys.readouterr().err
     assert said.startswith("back from 2.0.0 to 1.0.0; models stay with the releases that trained them\n")
     assert "warning: anomaly==1.0.0 breaks callers of anomaly==2.0.0:\n  explain: is gone\n  mend: " in said
     assert "millstream deploy anomaly==2.0.0 --allow-breaking" in said
+
+
+def test_a_rollback_that_is_given_up_leaves_the_way_back_open(ports: app.Ports, capsys: pytest.CaptureFixture[str]) -> None:
+    """The release is kept as before, at its place; who followed is told the reason, and it can be tried again."""
+    deployed(ports, made(version="0.9.0"), made(version="1.0.0"), made(version="2.0.0"))
+    wanted = _begin_rollback(ports.store, "anomaly")
+    state = ports.store.package("anomaly")
+    assert state is not None
+    given_up = fail_deploy(state, "cancelled by hand")
+    assert ports.store.save_package(given_up)
+
+    with pytest.raises(Failed, match=r"anomaly==1\.0\.0 was given up: cancelled by hand"):
+        Watch(LivePhases(), wanted).look(given_up, {})
+
+    assert [(each.version, each.status) for each in given_up.releases] == [("0.9.0", "KEPT"), ("1.0.0", "KEPT"), ("2.0.0", "CURRENT")]
+    assert _begin_rollback(ports.store, "anomaly").version == "1.0.0"
+    assert capsys.readouterr().err.count("back from 2.0.0 to 1.0.0") == 2
 
 
 def test_there_is_nothing_to_go_back_to_where_nothing_is_kept(ports: app.Ports) -> None:

@@ -127,9 +127,12 @@ class Watch:
 
     def _failure(self, status: str, reason: str) -> Exception:
         from millstream_server.core.errors import Failed
+        from millstream_server.core.release import GIVEN_UP
 
         label = self._wanted.label
-        if status == "FAILED":
+        if status == "KEPT":
+            reason = reason.partition(GIVEN_UP)[2] or "it is kept as before"
+        if status in ("FAILED", "KEPT"):
             late = reason.startswith("it was not ready within")
             waited = f"; not READY: {self._unready() or 'no node took it up'}" if late else ""
             mend = f"millstream logs --release {label}; then deploy again"
