@@ -66,8 +66,8 @@ class Fit:
     """
 
     def __init__(self, first: Schema, second: Schema, *, answers: bool = False) -> None:
-        self._first = Kinds(first)
-        self._second = Kinds(second)
+        self._first = Kinds(first, read=not answers)
+        self._second = Kinds(second, read=not answers)
         self._answers = answers
         self._fitting: dict[tuple[bytes, bytes], None] = {}
         self._failed: set[tuple[bytes, bytes]] = set()

@@ -54,9 +54,14 @@ _OF_VALUES = ("enum", "const", "default", "examples")
 
 
 class Kinds:
-    """Parts the schemas of one root, to whose `$defs` they refer."""
+    """Parts the schemas of one root, to whose `$defs` they refer.
 
-    def __init__(self, root: Schema) -> None:
+    Args:
+        read: they are of what the SDK reads: for a decimal, whose schema is that of a text, it takes a number too.
+    """
+
+    def __init__(self, root: Schema, *, read: bool = False) -> None:
+        self._read = read
         self._definitions = mapping(root.get("$defs"))
         self._parted: dict[bytes, list[Schema]] = {}
 
@@ -96,7 +101,8 @@ class Kinds:
                 strange = next((each for each in said if each != "type" and not _understood(each, said[each])), "")
                 types = _types(said.get("type"))
                 if not strange and types:
-                    return [each for kind in types for each in _typed(kind, said)]
+                    decimal = self._read and "string" in types and said.get("format") == "decimal"
+                    return [*(each for kind in types for each in _typed(kind, said)), *[{"type": "number"}] * decimal]
                 return [{"unknown": strange or "type", "spelled": self.whole(schema)}]
         return [{"unknown": "schema", "spelled": self.whole(schema)}]
 
