@@ -207,7 +207,7 @@ def test_a_reference_to_itself_ends() -> None:
 
 
 @pytest.mark.parametrize("answers", [False, True])
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 def test_what_is_called_fitting_allows_every_value_of_the_first(answers: bool, data: st.DataObject) -> None:
     """Whatever two schemas are drawn: a value that the first allows, the second allows too, says another validator."""
@@ -222,7 +222,7 @@ def test_what_is_called_fitting_allows_every_value_of_the_first(answers: bool, d
             assert allows(second, value)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(root=roots(), more=leaves())
 def test_a_schema_fits_itself_and_one_that_allows_more(root: Schema, more: Schema) -> None:
     """Also where it mentions itself."""

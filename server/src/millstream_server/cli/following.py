@@ -102,6 +102,8 @@ class Watch:
             self._live.show("wait", "for a node to take it up")
         elif len(ready) < len(self._nodes):
             self._live.show(f"{len(ready)}/{len(self._nodes)} ready", self._unready())
+        else:
+            self._live.show("promote", "every node is READY")
 
     def _move(self, name: str, phase: str, row: ReleaseStatusRow | None) -> None:
         node = self._nodes.get(name)
