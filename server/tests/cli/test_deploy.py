@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from millstream_server.cli.deploy import Target, _Watch, follow
+from millstream_server import app
+from millstream_server.cli.deploy import Target, _begin_rollback
+from millstream_server.cli.following import Watch, follow, said_by_nodes
 from millstream_server.cli.printing import LivePhases, cut, span, table
 from millstream_server.core.errors import Failed, Invalid
 from millstream_server.core.release import (
@@ -57,27 +59,69 @@ def test_a_pipeline_name_is_free_again_when_its_release_answers_no_more(status: 
     )
 
 
-def rows(environment: str, phase: str = "", reason: str = "") -> list[ReleaseStatusRow]:
-    return [ReleaseStatusRow("anomaly", "1.0.0", "1.0.0+anomaly", environment, reason, phase=phase, prefix="/nowhere", deployed_ms=5)]  # type: ignore[arg-type]
+def row(environment: str, phase: str = "", reason: str = "") -> ReleaseStatusRow:
+    return ReleaseStatusRow("anomaly", "1.0.0", "1.0.0+anomaly", environment, reason, phase=phase, prefix="/nowhere", deployed_ms=5)  # type: ignore[arg-type]
 
 
 def test_a_deployment_is_shown_phase_by_phase_until_it_is_current(capsys: pytest.CaptureFixture[str]) -> None:
     """Every phase that was seen has a line, then READY, then CURRENT."""
     release = made(status="DEPLOYING")
     deploying = begin_deploy(PackageState("anomaly"), release)
-    watch = _Watch(LivePhases(), release)
+    watch = Watch(LivePhases(), release)
 
     shown = [
-        watch.look(deploying, []),
-        watch.look(deploying, rows("INSTALLING", "download")),
-        watch.look(deploying, rows("INSTALLING", "workers")),
-        watch.look(deploying, rows("READY")),
-        watch.look(promote(deploying), rows("READY")),
+        watch.look(deploying, {"n": None}),
+        watch.look(deploying, {"n": row("INSTALLING", "download")}),
+        watch.look(deploying, {"n": row("INSTALLING", "workers")}),
+        watch.look(deploying, {"n": row("READY")}),
+        watch.look(promote(deploying), {"n": row("READY")}),
     ]
 
     assert shown == [False, False, False, False, True]
     words = [line.split()[0] for line in capsys.readouterr().err.splitlines()]
     assert words == ["wait", "download", "workers", "READY", "anomaly==1.0.0"]
+
+
+def test_every_node_is_shown_with_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    """One is READY while the other still installs and then breaks, with the reason; a third one is gone."""
+    release = made(status="DEPLOYING")
+    deploying = begin_deploy(PackageState("anomaly"), release)
+    watch = Watch(LivePhases(), release)
+
+    watch.look(deploying, {"n1": row("INSTALLING", "download"), "n2": None, "n3": None})
+    watch.look(deploying, {"n1": row("READY"), "n2": row("INSTALLING", "download")})
+    watch.look(deploying, {"n1": row("READY"), "n2": row("BROKEN", reason="its import fails\nTraceback")})
+    with pytest.raises(Failed, match=r"was given up: its import fails \(on n2\)"):
+        watch.look(fail_deploy(deploying, "its import fails (on n2)"), {"n1": row("READY"), "n2": row("BROKEN", reason="its import fails")})
+
+    lines = [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]
+    assert lines == [
+        "download 0.0 s on n1",
+        "READY 0.0 s on n1",
+        "wait 0.0 s on n2",
+        "gone 0.0 s n3 was not heard for a while; it holds nothing up",
+        "download 0.0 s on n2",
+        "BROKEN 0.0 s on n2: its import fails",
+    ]
+
+
+def test_a_deployment_that_ran_out_of_time_names_the_nodes_that_were_not_ready() -> None:
+    """And what they were doing."""
+    release = made(status="DEPLOYING")
+    late = fail_deploy(begin_deploy(PackageState("anomaly"), release), "it was not ready within 600 s")
+
+    with pytest.raises(Failed, match=r"was not ready within 600 s; not READY: n2 \(download\)"):
+        Watch(LivePhases(), release).look(late, {"n1": row("READY"), "n2": row("INSTALLING", "download")})
+
+
+def test_a_node_that_came_late_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """The release is current by what was live when it was decided; who is not ready yet is told."""
+    release = made(status="DEPLOYING")
+    current = promote(begin_deploy(PackageState("anomaly"), release))
+
+    assert Watch(LivePhases(), release).look(current, {"n1": row("READY"), "n2": None})
+
+    assert "not READY yet, and without work until then: n2 (wait)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -94,7 +138,7 @@ def test_a_deployment_that_was_given_up_tells_the_reason(reason: str, code: str)
     failed = fail_deploy(begin_deploy(PackageState("anomaly"), release), reason)
 
     with pytest.raises(Failed, match="was given up") as caught:
-        _Watch(LivePhases(), release).look(failed, rows("BROKEN", reason=reason))
+        Watch(LivePhases(), release).look(failed, {"n": row("BROKEN", reason=reason)})
 
     assert caught.value.code == code
     assert reason in caught.value.message
@@ -103,18 +147,105 @@ def test_a_deployment_that_was_given_up_tells_the_reason(reason: str, code: str)
 def test_a_deployment_whose_place_was_taken_ends() -> None:
     """Where the release has gone from the state, watching it ends in an error instead of waiting for ever."""
     with pytest.raises(Failed, match="another deployment took its place"):
-        _Watch(LivePhases(), made(status="DEPLOYING")).look(PackageState("anomaly"), [])
+        Watch(LivePhases(), made(status="DEPLOYING")).look(PackageState("anomaly"), {})
 
 
-def test_following_reads_what_the_store_says(ports: object, capsys: pytest.CaptureFixture[str]) -> None:
+def test_following_reads_what_the_store_says(ports: app.Ports, capsys: pytest.CaptureFixture[str]) -> None:
     """A release that is current already ends the following at once."""
-    store = ports.store  # type: ignore[attr-defined]
     deploying = begin_deploy(PackageState("anomaly"), made(status="DEPLOYING"))
-    assert store.save_package(deploying)
-    assert store.save_package(promote(deploying))
+    assert ports.store.save_package(deploying)
+    assert ports.store.save_package(promote(deploying))
 
-    assert follow(store, deploying.releases[0]) == 0
+    assert follow(ports.store, deploying.releases[0]) == 0
+    assert said_by_nodes(ports.store, deploying.releases[0]) == {}
     assert "anomaly==1.0.0 is CURRENT" in capsys.readouterr().err
+
+
+# --- back -----------------------------------------------------------------------------------------------------------------
+
+
+def deployed(ports: app.Ports, *releases: Release) -> None:
+    """Releases that became current one after the other."""
+    state = PackageState(releases[0].manifest.package)
+    for release in releases:
+        for next_state in (begin := begin_deploy(state, release), promote(begin)):
+            assert ports.store.save_package(next_state)
+            state = next_state
+
+
+def test_a_rollback_deploys_the_one_before_and_warns_of_what_it_takes(ports: app.Ports, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says from where to where, and that models stay; a pipeline that only the newer one has is told and stops nothing."""
+    deployed(ports, made(version="1.0.0"), made(version="2.0.0", pipelines=("train", "detect", "explain")))
+
+    wanted = _begin_rollback(ports.store, "anomaly")
+
+    state = ports.store.package("anomaly")
+    assert state is not None
+    assert state.deploying is not None
+    assert (state.deploying.label, state.deploying.deployed_ms) == ("anomaly==1.0.0", wanted.deployed_ms)
+    assert wanted.deployed_ms > 5
+    said = capsys.readouterr().err
+    assert said.startswith("back from 2.0.0 to 1.0.0; models stay with the releases that trained them\n")
+    assert "warning: anomaly==1.0.0 breaks callers of anomaly==2.0.0:\n  explain: is gone\n  mend: " in said
+    assert "millstream deploy anomaly==2.0.0 --allow-breaking" in said
+
+
+def test_a_rollback_that_is_given_up_leaves_the_way_back_open(ports: app.Ports, capsys: pytest.CaptureFixture[str]) -> None:
+    """The release is kept as before, at its place; who followed is told the reason, and it can be tried again."""
+    deployed(ports, made(version="0.9.0"), made(version="1.0.0"), made(version="2.0.0"))
+    wanted = _begin_rollback(ports.store, "anomaly")
+    state = ports.store.package("anomaly")
+    assert state is not None
+    given_up = fail_deploy(state, "cancelled by hand")
+    assert ports.store.save_package(given_up)
+
+    with pytest.raises(Failed, match=r"anomaly==1\.0\.0 was given up: cancelled by hand"):
+        Watch(LivePhases(), wanted).look(given_up, {})
+
+    assert [(each.version, each.status) for each in given_up.releases] == [("0.9.0", "KEPT"), ("1.0.0", "KEPT"), ("2.0.0", "CURRENT")]
+    assert _begin_rollback(ports.store, "anomaly").version == "1.0.0"
+    assert capsys.readouterr().err.count("back from 2.0.0 to 1.0.0") == 2
+
+
+def test_there_is_nothing_to_go_back_to_where_nothing_is_kept(ports: app.Ports) -> None:
+    """The first release has none before it; the mend names the way of a version."""
+    deployed(ports, made())
+
+    with pytest.raises(Invalid, match=r"no release of anomaly is kept beside anomaly==1\.0\.0") as caught:
+        _begin_rollback(ports.store, "anomaly")
+
+    assert "millstream deploy anomaly==VERSION" in caught.value.mend
+    with pytest.raises(Invalid, match="churn has no current release"):
+        _begin_rollback(ports.store, "churn")
+
+
+def test_a_rollback_waits_for_a_deployment_or_gives_it_up_first(ports: app.Ports) -> None:
+    """A package has one deployment at a time; both ways are named."""
+    deployed(ports, made(version="1.0.0"), made(version="2.0.0"))
+    state = ports.store.package("anomaly")
+    assert state is not None
+    assert ports.store.save_package(begin_deploy(state, made(version="3.0.0")))
+
+    with pytest.raises(Invalid, match=r"anomaly==3\.0\.0 is being deployed") as caught:
+        _begin_rollback(ports.store, "anomaly")
+
+    assert "millstream deploy --cancel anomaly" in caught.value.mend
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--rollback", "anomaly==1.0.0"), "millstream deploy --rollback anomaly"),
+        (("--rollback", "--cancel", "anomaly"), "first the one, then the other"),
+        (("anomaly",), "name the version too"),
+    ],
+)
+def test_a_deployment_that_is_meant_in_two_ways_is_refused(millstream: RunCommand, arguments: tuple[str, ...], words: str) -> None:
+    """Wrong usage ends with its own exit code before anything is written."""
+    done = millstream("deploy", *arguments)
+
+    assert done.returncode == 2
+    assert words in done.stderr
 
 
 def test_a_version_that_is_not_published_cannot_be_deployed(millstream: RunCommand) -> None:

@@ -56,11 +56,21 @@ def test_after_a_rollback_the_one_that_was_left_is_the_previous_one() -> None:
 def test_a_retired_release_is_kept_again_when_a_version_of_it_is_promoted() -> None:
     """And one whose further deployment failed, while models need it."""
     retired = retain(deployed("1", "2", "3"), set(), set(), 1)
-    failed = fail_deploy(begin_deploy(deployed("1", "2"), release("1")), "no space")
+    failed = fail_deploy(begin_deploy(retired, release("1")), "no space")
 
     assert statuses(retain(retired, {"1"}, set(), 1))["1"] == "KEPT"
     assert statuses(failed)["1"] == "FAILED"
     assert reasons(retain(failed, {"1"}, set(), 0)) == {"1": MODELS}
+
+
+def test_a_kept_release_whose_further_deployment_failed_is_kept_as_before() -> None:
+    """The one that was current before stays so: another failure does not close the way back."""
+    state = retain(deployed("1", "2", "3"), {"1"}, set(), 1)
+
+    failed = fail_deploy(begin_deploy(fail_deploy(begin_deploy(state, release("1")), "no space"), release("1")), "no space")
+
+    assert statuses(failed) == {"1": "KEPT", "2": "KEPT", "3": "CURRENT"}
+    assert reasons(retain(failed, {"1"}, set(), 1)) == {"1": MODELS, "2": PREVIOUS}
 
 
 def test_a_longer_memory_does_not_bring_back_what_has_retired() -> None:

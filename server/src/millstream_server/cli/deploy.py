@@ -1,10 +1,8 @@
-"""`deploy`: write the wish into the store, then follow what nodes say until the release is current or given up."""
+"""`deploy`: write the wish into the store where no caller loses by it, then follow what nodes say (`cli.following`)."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,12 +12,9 @@ from millstream_server.cli.frame import Command, Invocation, common, pass_invoca
 
 if TYPE_CHECKING:
     from millstream_server.app import Ports
-    from millstream_server.cli.printing import LivePhases
     from millstream_server.core.release import PackageState, Release
-    from millstream_server.core.status import ReleaseStatusRow
     from millstream_server.core.store import Store
 
-POLL_S = 0.1
 INTERRUPTED = 130
 TRIES = 50
 """Changes by others that one change of ours may lose to before we say so; each lost race is another's success."""
@@ -45,30 +40,39 @@ class Target(msgspec.Struct, frozen=True):
     examples=[
         ("millstream deploy anomaly==2.0.0", "and follow it until it is current"),
         ("millstream deploy anomaly==2.0.0 --no-wait", "see: millstream releases show anomaly"),
+        ("millstream deploy anomaly==2.0.0 --allow-breaking", "although callers of the current one lose something"),
+        ("millstream deploy --rollback anomaly", "back to the release that was current before"),
         ("millstream deploy --cancel anomaly", "what is current stays current"),
     ],
 )
 @click.argument("release", metavar="NAME==VERSION")
 @click.option("--no-wait", is_flag=True, help="Only ask for it; nodes do it whether anybody watches or not.")
+@click.option("--allow-breaking", is_flag=True, help="Deploy it although it breaks callers of the current release, and say what breaks.")
+@click.option("--rollback", is_flag=True, help="Deploy the release of the package NAME that was current before; breaks are only told.")
 @click.option("--cancel", is_flag=True, help="Give up the deployment of the package NAME that is under way.")
 @common
 @pass_invocation
-def deploy(invocation: Invocation, release: str, no_wait: bool, cancel: bool) -> int:
+def deploy(invocation: Invocation, release: str, no_wait: bool, allow_breaking: bool, rollback: bool, cancel: bool) -> int:
     """Make a published version the current release, and follow it until it is.
 
     Every node builds the release's environment, checks it and starts workers, while the release before it goes on answering; when
-    all are READY the new one is current. Where one cannot, the old one stays, and the reason is told. Warns where tenants have models
-    that the new release asks for by another name, or trains no more. Ctrl-C stops the watching, not the deployment.
+    all are READY the new one is current. Where one cannot, the old one stays, and the reason is told. Any version that is published
+    can be deployed, also an older one. A release is refused that takes something from callers of the current one: a pipeline, a
+    parameter, values that it took, the type of an answer. Warns where tenants have models that the new release asks for by
+    another name, or trains no more. Ctrl-C stops the watching, not the deployment.
     """
     target = Target.parse(release)
+    if rollback and cancel:
+        raise click.UsageError("--rollback deploys and --cancel gives a deployment up: first the one, then the other")
     if cancel:
         with invocation.ports() as ports:
             return _cancel(ports.store, target)
-    if not target.version:
+    if rollback and target.version:
+        raise click.UsageError(f"--rollback finds the version: millstream deploy --rollback {target.package}")
+    if not rollback and not target.version:
         raise click.UsageError(f"name the version too, as in {target.package}==1.0.0; see: millstream releases list")
     with invocation.ports() as ports:
-        wanted = _begin(ports, target)
-        _warn(ports.store, wanted)
+        wanted = _begin_rollback(ports.store, target.package) if rollback else _begin(ports, target, allow_breaking)
         if wanted is None:
             click.echo(f"{target.package}=={target.version} is current already", err=True)
             return 0
@@ -85,6 +89,8 @@ def _after_begin(ports: Ports, wanted: Release, no_wait: bool) -> int:
         if not nobody:
             click.echo(f"{wanted.label} is being deployed; see: millstream releases show {wanted.manifest.package}", err=True)
         return 0
+    from millstream_server.cli.following import follow
+
     try:
         return follow(ports.store, wanted)
     except KeyboardInterrupt:
@@ -97,8 +103,13 @@ def _after_begin(ports: Ports, wanted: Release, no_wait: bool) -> int:
         return INTERRUPTED
 
 
-def _begin(ports: Ports, target: Target) -> Release | None:
-    """Write the release as DEPLOYING, or find it under way; None when it is current already."""
+def _begin(ports: Ports, target: Target, allow_breaking: bool) -> Release | None:
+    """Write the release as DEPLOYING, or find it under way; None when it is current already.
+
+    Raises:
+        Invalid: breaks_callers, unless that is allowed; what is allowed is told.
+    """
+    from millstream_server.core.compatibility import check_compatible
     from millstream_server.core.release import PackageState, begin_deploy, check_pipeline_names
     from millstream_server.environments.releases import read_release
 
@@ -113,20 +124,57 @@ def _begin(ports: Ports, target: Target) -> Release | None:
         if same is not None and same.status == "DEPLOYING":
             return same
         check_pipeline_names(release, packages)
-        if ports.store.save_package(begin_deploy(state, release)):
+        deploying = begin_deploy(state, release)
+        if not allow_breaking:
+            check_compatible(state, release)
+        if ports.store.save_package(deploying):
+            _warn(ports.store, state, release, f"the way back: millstream deploy --rollback {state.package}")
             return release
     raise _lost_races(release.manifest.package)
 
 
-def _warn(store: Store, wanted: Release | None) -> None:
-    """Tell what the deployment takes from tenants who have models now."""
+def _begin_rollback(store: Store, package: str) -> Release:
+    """Write the release that was current before as DEPLOYING, and say so. Its wheel is not read: nodes have its environment.
+
+    Raises:
+        Invalid: unknown_release where none is kept, deploy_failed where a deployment is under way.
+    """
+    from millstream_server.core.compatibility import previous_release
+    from millstream_server.core.errors import Invalid
+    from millstream_server.core.release import PackageState, begin_deploy, under_way
+
+    for _ in range(TRIES):
+        state = store.package(package) or PackageState(package)
+        current, before = state.current, previous_release(state)
+        if state.deploying is not None:
+            raise under_way(state.deploying)
+        if current is None or before is None:
+            here = f"no release of {package} is kept beside {current.label}" if current is not None else f"{package} has no current release"
+            mend = f"deploy a version by its name, see: millstream releases list; then: millstream deploy {package}==VERSION"
+            raise Invalid("unknown_release", f"there is nothing to go back to: {here}", mend=mend)
+        release = msgspec.structs.replace(before, status="DEPLOYING", reason="", deployed_ms=time.time_ns() // 1_000_000)
+        if store.save_package(begin_deploy(state, release)):
+            click.echo(f"back from {current.version} to {before.version}; models stay with the releases that trained them", err=True)
+            _warn(store, state, release, f"the way forward again: millstream deploy {current.label} --allow-breaking")
+            return release
+    raise _lost_races(package)
+
+
+def _warn(store: Store, before: PackageState, wanted: Release, mend: str) -> None:
+    """Tell what the deployment takes from callers, and from tenants who have models now."""
     from millstream_server.cli.printing import caution
+    from millstream_server.core.compatibility import breaks_of_deploying, lines
+    from millstream_server.core.logbook import plain
     from millstream_server.core.model_names import left_behind
 
-    state = store.package(wanted.manifest.package) if wanted is not None else None
-    if wanted is None or state is None or state.current is None or state.current.build_id == wanted.build_id:
+    if before.current is None:
         return
-    for each in left_behind(state.current, wanted, store.models()):
+    found = breaks_of_deploying(before, wanted)
+    if found:
+        click.echo(f"warning: {wanted.label} breaks callers of {before.current.label}:", err=True)
+        for line in [*lines(found), f"  mend: {mend}"]:
+            click.echo(plain(line), err=True)
+    for each in left_behind(before.current, wanted, store.models()):
         caution(each.message, each.mend)
 
 
@@ -151,105 +199,3 @@ def _lost_races(package: str) -> Exception:
     from millstream_server.core.errors import Unavailable
 
     return Unavailable("store_unavailable", f"others change {package} all the time; {TRIES} tries lost", mend="try again")
-
-
-# --- following ------------------------------------------------------------------------------------------------------------
-
-
-def follow(store: Store, wanted: Release) -> int:
-    """Show phases until the release is current.
-
-    Raises:
-        Failed: deploy_failed, it was given up, with the reason.
-    """
-    from millstream_server.cli.printing import LivePhases
-
-    live = LivePhases()
-    watch = _Watch(live, wanted)
-    while True:
-        state = store.package(wanted.manifest.package)
-        done = watch.look(state, [row for _, row in _rows_of(store, wanted)])
-        if done:
-            return 0
-        live.tick()
-        time.sleep(POLL_S)
-
-
-def _rows_of(store: Store, wanted: Release) -> list[tuple[str, ReleaseStatusRow]]:
-    """What living nodes say of this deployment, by node."""
-    from millstream_server.core.status import decode_status
-
-    fresh_ms = time.time_ns() // 1_000_000 - 10_000
-    found = []
-    for node in store.nodes():
-        if node.updated_ms > fresh_ms:
-            rows = [row for row in decode_status(node.status).releases if row.build_id == wanted.build_id]
-            found += [(node.node, row) for row in rows if row.deployed_ms == wanted.deployed_ms]
-    return found
-
-
-class _Watch:
-    """Turns what store and nodes say into live lines, each thing once."""
-
-    def __init__(self, live: LivePhases, wanted: Release, clock: Callable[[], float] = time.monotonic) -> None:
-        self._live = live
-        self._wanted = wanted
-        self._clock = clock
-        self._began_s = clock()
-        self._ready = False
-
-    def look(self, state: PackageState | None, rows: list[ReleaseStatusRow]) -> bool:
-        """Show what changed; true when the release is current."""
-        self._show(rows)
-        release = state.by_build(self._wanted.build_id) if state is not None else None
-        status = release.status if release is not None else "gone"
-        if status == "DEPLOYING":
-            return False
-        if status == "CURRENT":
-            self._show_ready(rows)
-            took = self._clock() - self._began_s
-            click.echo(f"{self._wanted.label} is CURRENT after {took:.1f} s (build {self._wanted.build_id})", err=True)
-            return True
-        self._live.drop()
-        raise self._failure(status, release.reason if release is not None else "")
-
-    def _show(self, rows: list[ReleaseStatusRow]) -> None:
-        unready = [row for row in rows if row.environment not in ("READY", "ASLEEP")]
-        if unready:
-            self._live.begin(unready[0].phase or "wait", self._wanted.label if len(unready) == 1 else f"on {len(unready)} nodes")
-        elif rows:
-            self._show_ready(rows)
-        else:
-            self._live.begin("wait", "for a node to take it up")
-
-    def _show_ready(self, rows: list[ReleaseStatusRow]) -> None:
-        if self._ready:
-            return
-        self._ready = True
-        self._live.end()
-        seconds = _installed_in(rows)
-        click.echo(f"  READY      {self._clock() - self._began_s:6.1f} s  {seconds}".rstrip(), err=True)
-
-    def _failure(self, status: str, reason: str) -> Exception:
-        from millstream_server.core.errors import Failed
-
-        label = self._wanted.label
-        if status == "FAILED":
-            code = "deploy_timeout" if reason.startswith("it was not ready within") else "deploy_failed"
-            mend = f"millstream logs --release {label}; then deploy again"
-            return Failed(code, f"{label} was given up: {reason}", where=label, mend=mend)
-        mend = f"millstream releases show {label}"
-        return Failed("deploy_failed", f"{label} is {status}: another deployment took its place", mend=mend)
-
-
-def _installed_in(rows: list[ReleaseStatusRow]) -> str:
-    """The installer's own measurement of its phases, which are often shorter than our look at them."""
-    for row in rows:
-        try:
-            sealed = msgspec.json.decode((Path(row.prefix) / "MANIFEST.json").read_bytes(), type=dict[str, object])
-        except (OSError, msgspec.DecodeError):
-            continue  # an environment of another machine; only the measurement is missing then
-        seconds = sealed.get("seconds")
-        if row.prefix and isinstance(seconds, dict):
-            return "(" + ", ".join(f"{name} {took:.1f} s" for name, took in seconds.items()) + ")"
-    return ""

@@ -117,6 +117,13 @@ class LivePhases:
                 self._name, self._detail, self._began_s = name, detail, time.monotonic()
                 self.tick()
 
+    def show(self, name: str, detail: str = "") -> None:
+        """What runs now, in the place of what ran before, of which nothing is said any more; nothing where nobody sees it live."""
+        with self._lock:
+            if not self._name:
+                self._began_s = time.monotonic()
+            self._name, self._detail = name, detail
+
     def tick(self) -> None:
         """Draw the running phase anew."""
         with self._lock:

@@ -12,6 +12,7 @@ from millstream_server.cli.frame import Group, Invocation, as_json, common, pass
 
 if TYPE_CHECKING:
     from millstream_server.app import Ports
+    from millstream_server.core.compatibility import Break
     from millstream_server.core.index import IndexEntry
     from millstream_server.core.release import PackageState, PipelineSpec, Release
     from millstream_server.core.status import ReleaseStatusRow
@@ -68,9 +69,13 @@ def list_(invocation: Invocation, as_json: bool) -> None:
 @common
 @pass_invocation
 def show(invocation: Invocation, release: str, as_json: bool) -> None:
-    """Show one release: its build, its pipelines and their parameters, its environment on every node, the models it answers for."""
+    """Show one release: its build, its pipelines and their parameters, its environment on every node, the models it answers for.
+
+    Of one that is not current: what callers of the current one would lose if it were deployed.
+    """
     from millstream_server.cli.deploy import Target
     from millstream_server.cli.printing import print_json
+    from millstream_server.core.compatibility import breaks_of_deploying
 
     target = Target.parse(release)
     with invocation.ports() as ports:
@@ -78,11 +83,12 @@ def show(invocation: Invocation, release: str, as_json: bool) -> None:
         found = _find(ports, state, target.package, target.version)
         environments = _environments(ports, found)
         served = sorted(_served(ports).get(found.build_id, ()))
+    losses = breaks_of_deploying(state, found) if state is not None else []
     if as_json:
         on_nodes = [{"node": each.node, "gone": each.gone, **msgspec.to_builtins(each.row)} for each in environments]
-        print_json({**_summary(found), "manifest": found.manifest, "environments": on_nodes, "models": served})
+        print_json({**_summary(found), "manifest": found.manifest, "environments": on_nodes, "models": served, "breaks": losses})
         return
-    _print(found, environments, served)
+    _print(found, environments, served, _if_deployed(state, found, losses))
 
 
 def _find(ports: Ports, state: PackageState | None, package: str, version: str) -> Release:
@@ -158,7 +164,19 @@ def _environments(ports: Ports, release: Release) -> list[_OnNode]:
     return [_OnNode(node.node, node.node not in alive, row) for node in nodes for row in node.releases if row.build_id == release.build_id]
 
 
-def _print(release: Release, environments: list[_OnNode], served: list[str]) -> None:
+def _if_deployed(state: PackageState | None, release: Release, losses: list[Break]) -> str:
+    """What callers would lose if it were deployed; empty of the current one, and where none is."""
+    from millstream_server.core.compatibility import lines
+
+    current = state.current if state is not None else None
+    if current is None or current.build_id == release.build_id:
+        return ""
+    if not losses:
+        return f"nothing, if it were deployed: callers of {current.label} go on as they are"
+    return "\n".join([f"callers of {current.label}, if it were deployed:", *(line.removeprefix("  ") for line in lines(losses))])
+
+
+def _print(release: Release, environments: list[_OnNode], served: list[str], if_deployed: str) -> None:
     from millstream_server.cli.printing import facts, moment
     from millstream_server.core.logbook import plain
 
@@ -172,6 +190,7 @@ def _print(release: Release, environments: list[_OnNode], served: list[str]) -> 
         ("sdk", f"{manifest.sdk}, wire {manifest.wire}"),
         ("wheel", f"{release.wheel} sha256 {release.wheel_sha256[:16]}"),
         ("models", ", ".join(served) or "none"),
+        *([("breaks", if_deployed)] if if_deployed else []),
     ]
     for node, gone, row in environments:
         why = f": {row.reason}" if row.reason else f" ({row.phase})" if row.phase else ""

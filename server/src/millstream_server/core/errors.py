@@ -270,6 +270,12 @@ CODES: dict[str, Code] = _codes(
     Code("unknown_release", "invalid", "No such release is known here.", "see: millstream releases list"),
     Code("pipeline_name_taken", "invalid", "Another deployed package already has a pipeline of this name.", "rename the pipeline"),
     Code(
+        "breaks_callers",
+        "invalid",
+        "The release takes something from callers of the current one: a pipeline, a parameter, values that it took, an answer's type.",
+        "keep what callers use and add a pipeline of another name; or deploy with --allow-breaking",
+    ),
+    Code(
         "no_interpreter",
         "unavailable",
         "No Python that fits the release is on this machine.",

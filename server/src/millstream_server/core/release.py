@@ -4,7 +4,7 @@ The store's row holds a `PackageState` and is the truth; `ml.release` (compacted
 Every change is a pure function from state to state with the revision one higher; the store writes it by compare-and-set.
 
     PUBLISHED -> DEPLOYING -> CURRENT -> KEPT -> RETIRED
-                     └-> PUBLISHED again, with the reason, when it did not become ready
+                     └-> FAILED, with the reason, when it did not become ready; KEPT again if it was KEPT
 """
 
 from __future__ import annotations
@@ -20,6 +20,13 @@ ReleaseStatus = Literal["DEPLOYING", "CURRENT", "KEPT", "FAILED", "RETIRED"]
 EnvironmentStatus = Literal["INSTALLING", "READY", "ASLEEP", "DRAINING", "GONE", "BROKEN"]
 Kind = Literal["training", "inference"]
 Shape = Literal["row", "list", "columns"]
+
+
+_WAS_KEPT = "kept until now"
+"""The reason of a DEPLOYING release that was KEPT, and is again if its deployment is given up: the way back stays open."""
+
+GIVEN_UP = "given up: "
+"""Before the reason of a deployment that ended so, in that of a release that is KEPT as before."""
 
 
 class PipelineSpec(msgspec.Struct, frozen=True):
@@ -82,7 +89,7 @@ class Release(msgspec.Struct, frozen=True):
 
 
 class PackageState(msgspec.Struct, frozen=True):
-    """All that nodes know of one package. `releases` in order of deployment, newest last."""
+    """All that nodes know of one package. `releases` in the order in which they were current or first tried, newest last."""
 
     package: str
     revision: int = 0
@@ -109,16 +116,24 @@ def begin_deploy(state: PackageState, release: Release) -> PackageState:
     Raises:
         Invalid: another deployment of the package is under way, or the version is current already.
     """
-    under_way = state.deploying
-    if under_way is not None and under_way.build_id != release.build_id:
-        raise Invalid(
-            "deploy_failed", f"{under_way.label} is being deployed", mend=f"wait for it: millstream releases show {state.package}"
-        )
-    kept = tuple(r for r in state.releases if r.build_id != release.build_id)
+    other = state.deploying
+    if other is not None and other.build_id != release.build_id:
+        raise under_way(other)
     same = state.find(release.version)
     if same is not None and same.build_id != release.build_id and same.status in ("CURRENT", "KEPT"):
         raise Invalid("already_published", f"{same.label} is deployed as build {same.build_id}, this one is {release.build_id}")
-    return _next(state, (*kept, msgspec.structs.replace(release, status="DEPLOYING", reason="")))
+    before = state.by_build(release.build_id)
+    was_kept = before is not None and (before.status == "KEPT" or before.reason == _WAS_KEPT)
+    deploying = msgspec.structs.replace(release, status="DEPLOYING", reason=_WAS_KEPT if was_kept else "")
+    if before is None:
+        return _next(state, (*state.releases, deploying))
+    return _next(state, tuple(deploying if r.build_id == release.build_id else r for r in state.releases))
+
+
+def under_way(other: Release) -> Invalid:
+    """The error of who wants to deploy while another release of the package is being deployed."""
+    mend = f"wait for it: millstream deploy {other.label}; or give it up: millstream deploy --cancel {other.manifest.package}"
+    return Invalid("deploy_failed", f"{other.label} is being deployed, and a package has one deployment at a time", mend=mend)
 
 
 def check_pipeline_names(release: Release, packages: Iterable[PackageState]) -> None:
@@ -143,23 +158,26 @@ def check_pipeline_names(release: Release, packages: Iterable[PackageState]) -> 
 
 def promote(state: PackageState) -> PackageState:
     """Make the deploying release current; the one before it is kept, because it is the previous one."""
-    releases = []
+    current, others = [], []
     for release in state.releases:
         if release.status == "DEPLOYING":
-            releases.append(msgspec.structs.replace(release, status="CURRENT", reason=""))
+            current.append(msgspec.structs.replace(release, status="CURRENT", reason=""))
         elif release.status == "CURRENT":
-            releases.append(msgspec.structs.replace(release, status="KEPT", reason="previous"))
+            others.append(msgspec.structs.replace(release, status="KEPT", reason="previous"))
         else:
-            releases.append(release)
-    return _next(state, tuple(releases))
+            others.append(release)
+    return _next(state, (*others, *current))
 
 
 def fail_deploy(state: PackageState, reason: str) -> PackageState:
-    """Give up the deployment with its reason; what was current stays current."""
-    return _next(
-        state,
-        tuple(msgspec.structs.replace(r, status="FAILED", reason=reason) if r.status == "DEPLOYING" else r for r in state.releases),
-    )
+    """Give up the deployment with its reason; what was current stays current, and what was kept is kept again."""
+    return _next(state, tuple(_given_up(release, reason) if release.status == "DEPLOYING" else release for release in state.releases))
+
+
+def _given_up(release: Release, reason: str) -> Release:
+    if release.reason == _WAS_KEPT:  # core.retention writes anew why it is kept
+        return msgspec.structs.replace(release, status="KEPT", reason=f"previous, {GIVEN_UP}{reason}")
+    return msgspec.structs.replace(release, status="FAILED", reason=reason)
 
 
 def _next(state: PackageState, releases: tuple[Release, ...]) -> PackageState:
