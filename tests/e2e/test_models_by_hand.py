@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pty
 import signal
@@ -126,6 +127,12 @@ def state_of(store: SqlStore, tenant: str) -> ModelState:
     return state
 
 
+def loads(running: Running, model: str, version: int) -> int:
+    """How often workers have said that they loaded a version."""
+    lines = [json.loads(line) for line in (running.platform.data_dir / "logs" / "node.jsonl").read_text().splitlines()]
+    return sum((line["event"], line.get("model"), line.get("model_version")) == ("model_loaded", model, version) for line in lines)
+
+
 def trained(running: Running, tenant: str, *factors: float) -> None:
     for factor in factors:
         running.train(tenant, factor)
@@ -167,6 +174,24 @@ def test_a_champion_can_be_promoted_to_and_fro_at_once(running: Running) -> None
 
     assert last["result"] == 8.0
     assert {one["status"] for one in answers} == {"ok"}
+
+
+def test_a_promotion_that_was_overtaken_does_not_take_over_later(running: Running) -> None:
+    """Its version is still being loaded when the one that answers is champion again: that one goes on answering."""
+    running.train("slow", 3.0, loading="slow")
+    trained(running, "slow", 4.0)
+    running.restart()  # workers of the new process have not loaded v1 yet
+    weighed(running, "slow")
+    before = loads(running, "slow.scale", 1)
+
+    assert running.say("models", "promote", "slow.scale", "1", "--no-wait").code == 0
+    assert running.say("models", "promote", "slow.scale", "2", "--no-wait").code == 0
+    at_once = loads(running, "slow.scale", 1)
+    wait_for(lambda: loads(running, "slow.scale", 1) > before, GONE_S, "v1 is loaded")
+
+    assert at_once == before  # else nothing was overtaken, and the test shows nothing
+    assert [weighed(running, "slow")["result"] for _ in range(5)] == [8.0] * 5
+    assert numbers(running, "slow.scale") == (2, 1, [])
 
 
 def test_the_lineage_is_shown_in_one_command(running: Running) -> None:
