@@ -11,6 +11,7 @@ from millstream_server.cli.frame import Command, Invocation, common, pass_invoca
 
 if TYPE_CHECKING:
     from millstream_server.app import Ports
+    from millstream_server.cli.serving import Wish
     from millstream_server.core.model import ModelState, ModelVersion
 
 model_argument = click.argument("model", metavar="TENANT.MODEL")
@@ -144,12 +145,12 @@ def _write(
     raise lost_races(model)
 
 
-def _follow(ports: Ports, wish: object, no_wait: bool) -> int:
+def _follow(ports: Ports, wish: Wish, no_wait: bool) -> int:
+    """Wait until nodes have done it, where anybody is to wait and any node is there."""
     from millstream_server import app
     from millstream_server.cli.deploy import INTERRUPTED
-    from millstream_server.cli.serving import Wish, follow, serving_nodes
+    from millstream_server.cli.serving import follow, serving_nodes
 
-    assert isinstance(wish, Wish)
     nobody = not serving_nodes(ports.store) or (not ports.settings.shared.store and app.holder(ports.settings) is None)
     if nobody:
         click.echo(f"no node works on {ports.data_dir}: it is done by the next `millstream up`", err=True)
@@ -158,9 +159,12 @@ def _follow(ports: Ports, wish: object, no_wait: bool) -> int:
     try:
         return follow(ports.store, wish, ports.settings.node.deploy_timeout_s)
     except KeyboardInterrupt:
+        number = wish.version.version
+        again = f"promote {wish.key} {number}" if wish.answers else f"pin {wish.key} {number}"
+        undo = f"rollback {wish.key}" if wish.answers else f"unpin {wish.key} {number}"
         click.echo(
-            f"\nnodes go on without this command\n  to see how far they are: millstream models show {wish.key}\n"
-            f"  to go back:              millstream models rollback {wish.key}",
+            f"\nnodes go on without this command\n  to follow it again: millstream models {again}\n"
+            f"  to undo it:         millstream models {undo}",
             err=True,
         )
         return INTERRUPTED

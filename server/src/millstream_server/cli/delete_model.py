@@ -6,6 +6,7 @@ A crash in between leaves files that nothing names any more; the same command re
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ from millstream_server.cli.frame import Command, Invocation, common, pass_invoca
 if TYPE_CHECKING:
     from millstream_server.app import Ports
     from millstream_server.core.model import ModelState, ModelVersion
+
+PATIENCE_S = 3.0
+"""How long a node may say that it answers with a version whose successor it has loaded: its word on itself is up to a second old."""
 
 Sizes = dict[int, tuple[int, int]]
 """By version how many files it has on the disk, and their bytes."""
@@ -89,13 +93,18 @@ def _refuse_answering(ports: Ports, state: ModelState, number: int) -> None:
     from millstream_server.cli.serving import serving_nodes
     from millstream_server.core.errors import Invalid
 
-    for node in serving_nodes(ports.store):
-        if any(row.model == state.key and row.serving == number for row in node.models):
+    until_s = time.monotonic() + PATIENCE_S
+    while True:
+        nodes = [n.node for n in serving_nodes(ports.store) if any(m.model == state.key and m.serving == number for m in n.models)]
+        if not nodes:
+            return
+        if time.monotonic() > until_s:
             raise Invalid(
                 "version_in_use",
-                f"{state.key} v{number} answers on {node.node} until v{state.champion} is loaded there",
-                mend=f"see why: millstream status; then: millstream models delete {state.key} --version {number}",
+                f"{state.key} v{number} answers on {nodes[0]} until v{state.champion} is loaded there",
+                mend=f"see why: millstream models promote {state.key} {state.champion}",
             )
+        time.sleep(0.1)
 
 
 def _tell(ports: Ports, state: ModelState, going: Sequence[ModelVersion], sizes: Sizes, number: int | None) -> None:
