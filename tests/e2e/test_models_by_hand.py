@@ -88,7 +88,9 @@ def test_a_champion_can_be_promoted_to_and_fro_at_once(running: Running) -> None
 
 def test_a_promotion_that_was_overtaken_does_not_take_over_later(running: Running) -> None:
     """Its version is still being loaded when the one that answers is champion again: that one goes on answering."""
+    assert running.deploy(wheel("1.1.0", ("1.5 * TIMEOUT_S", "6.0"))).code == 0
     running.train("slow", 3.0, loading="slow")
+    weighed(running, "slow")
     trained(running, "slow", 4.0)
     running.restart()  # workers of the new process have not loaded v1 yet
     weighed(running, "slow")
