@@ -3,7 +3,7 @@
     python tests/protocol/golden.py --write     for a new released version alone; files of a released version never change
 
 `requests.json` holds spellings of requests and the verdict that every decoder must give; the other files hold one message each,
-exactly as version 0.1.0 wrote it.
+exactly as version 0.1.0 wrote it. `model-states-v2` holds states of models as later versions write them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from pathlib import Path
 
 import msgspec
 from millstream_server.core.model import ModelState, ModelVersion, SignedArtifact, add_version, encode_model
+from millstream_server.core.models_by_hand import delete_model, pin, promote
 from millstream_server.core.release import Manifest, PackageState, PipelineSpec, Release, encode_package
 from millstream_server.core.request import BadRequest, decode_request
 from millstream_server.core.result import Durations, RecordRef, Result, ResultError, encode_result
 
 FOLDER = Path(__file__).parents[2] / "protocol" / "golden" / "messages-0.1.0"
+MODEL_STATES = FOLDER.with_name("model-states-v2")
 
 REQUESTS: dict[str, bytes] = {
     "smallest": b'{"id":"1","pipeline":"detect"}',
@@ -77,20 +79,6 @@ def messages() -> dict[str, bytes]:
         1, "anomaly", "1.0.0", "1.0.0+0123456789ab", "3.11", ">=3.11", "0.1.0", "2026-11-21", ("anomaly",), "c0de", "10c5", (spec,)
     )
     release = Release(manifest, "anomaly-1.0.0-py3-none-any.whl", "5ba2", "CURRENT", "", 1_795_000_000_000)
-    version = ModelVersion(
-        1,
-        "anomaly",
-        "1.0.0",
-        "1.0.0+0123456789ab",
-        "01M7Y6RYZ9AM363Q3DTTZ0SQJM",
-        1,
-        "acme.anomaly/01M7Y6RYZ9AM363Q3DTTZ0SQJM-1",
-        SignedArtifact('{"tenant":"acme"}', "c2ln", "0123456789abcdef"),
-        1_795_000_000_000,
-        {"rows": 2016.0},
-        '{"source":"cpu.csv"}',
-        1234,
-    )
     record = RecordRef("ml.pipeline.input", 3, 41)
     ok = Result(
         "1",
@@ -113,12 +101,46 @@ def messages() -> dict[str, bytes]:
     return {
         "result-ok.json": encode_result(ok),
         "result-invalid.json": encode_result(refused),
-        "ModelCacheEvent.json": encode_model(add_version(ModelState("acme", "anomaly"), version)),
+        "ModelCacheEvent.json": encode_model(_without_promotion(add_version(ModelState("acme", "anomaly"), _version()))),
         "ml.release.json": encode_package(PackageState("anomaly", 2, (release,))),
     }
 
 
+def model_states() -> dict[str, bytes]:
+    """States of one model: trained, changed by hand, and deleted."""
+    first = add_version(ModelState("acme", "anomaly"), _version())
+    second = add_version(first, _version(2))
+    by_hand = promote(pin(second, _version()), _version(), "ada@workbench", 1_795_000_060_000)
+    deleted, _ = delete_model(second, [_version(), _version(2)], "ada@workbench", 1_795_000_120_000)
+    return {"trained.json": encode_model(first), "by-hand.json": encode_model(by_hand), "deleted.json": encode_model(deleted)}
+
+
+def _version(number: int = 1) -> ModelVersion:
+    return ModelVersion(
+        number,
+        "anomaly",
+        "1.0.0",
+        "1.0.0+0123456789ab",
+        "01M7Y6RYZ9AM363Q3DTTZ0SQJM",
+        1,
+        "acme.anomaly/01M7Y6RYZ9AM363Q3DTTZ0SQJM-1",
+        SignedArtifact('{"tenant":"acme"}', "c2ln", "0123456789abcdef"),
+        1_795_000_000_000,
+        {"rows": 2016.0},
+        '{"source":"cpu.csv"}',
+        1234,
+    )
+
+
+def _without_promotion(state: ModelState) -> ModelState:
+    """As version 0.1.0 wrote it, which did not record who made the champion what it is."""
+    return msgspec.structs.replace(state, promoted_by=msgspec.UNSET, promoted_ms=msgspec.UNSET)
+
+
 def write() -> None:
+    MODEL_STATES.mkdir(parents=True, exist_ok=True)
+    for name, data in model_states().items():
+        (MODEL_STATES / name).write_bytes(data + b"\n")
     FOLDER.mkdir(parents=True, exist_ok=True)
     cases = [{"name": name, "value_base64": base64.b64encode(value).decode(), **verdict(value)} for name, value in REQUESTS.items()]
     (FOLDER / "requests.json").write_text(json.dumps(cases, indent=1, ensure_ascii=False) + "\n")

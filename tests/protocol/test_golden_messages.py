@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from golden import FOLDER, messages, verdict
+from golden import FOLDER, MODEL_STATES, messages, model_states, verdict
 from millstream_server.core.model import decode_model, encode_model
 from millstream_server.core.release import decode_package, encode_package
 from millstream_server.core.result import decode_result, encode_result
@@ -42,6 +42,15 @@ def test_a_message_of_a_released_version_is_read_and_written_alike(name: str, de
 
     assert encode(decode(data)) == data  # type: ignore[operator]
     assert messages()[name] == data
+
+
+@pytest.mark.parametrize("name", ["trained.json", "by-hand.json", "deleted.json"])
+def test_a_state_that_people_changed_is_read_and_written_alike(name: str) -> None:
+    """Who promoted, what is pinned, and that nobody answers any more: the same bytes again."""
+    data = (MODEL_STATES / name).read_bytes().rstrip(b"\n")
+
+    assert encode_model(decode_model(data)) == data
+    assert model_states()[name] == data
 
 
 def test_the_schemas_are_those_of_the_code() -> None:

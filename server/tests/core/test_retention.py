@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 from millstream_server.core.release import Manifest, PackageState, Release, ReleaseStatus, begin_deploy, fail_deploy, promote
-from millstream_server.core.retention import MODELS, MOST_ENDED, PREVIOUS, RUNS, retain
+from millstream_server.core.retention import MODELS, MOST_ENDED, PREVIOUS, RUNS, retain, take_up
 
 BUILDS = [str(number) for number in range(8)]
 
@@ -108,3 +108,23 @@ def test_needed_releases_are_kept_and_a_second_look_changes_nothing(
     assert sum(reason == PREVIOUS for reason in reasons(state).values()) <= previous
     assert sum(PREVIOUS in reason for reason in reasons(state).values()) == min(previous, len(found) - 1)
     assert retain(state, live, running, previous) is state
+
+
+def test_a_release_that_is_taken_up_is_kept_for_its_models_alone() -> None:
+    """It is not one of those that were current lately, whether it is still named or forgotten."""
+    retired = retain(deployed("1", "2", "3"), set(), set(), 1)
+    forgotten = PackageState("anomaly", retired.revision, retired.releases[1:])
+
+    for state in (retired, forgotten):
+        taken_up = take_up(state, release("1"))
+        assert statuses(taken_up) == {"1": "KEPT", "2": "KEPT", "3": "CURRENT"}
+        assert taken_up.revision == state.revision + 1
+        assert reasons(retain(taken_up, {"1"}, set(), 1)) == {"1": MODELS, "2": PREVIOUS}
+        assert statuses(retain(taken_up, set(), set(), 1))["1"] == "RETIRED"
+
+
+def test_a_release_that_runs_is_not_taken_up() -> None:
+    """The state is the very same, whatever keeps it running."""
+    state = begin_deploy(deployed("1", "2"), release("3"))
+
+    assert [take_up(state, release(version)) is state for version in ("1", "2", "3")] == [True, True, True]

@@ -178,6 +178,75 @@ def test_anything_but_plain_files_is_not_hashed(artifacts: Artifacts, trap: Call
     assert refused.value.code == "model_damaged"
 
 
+def test_a_location_is_measured_whatever_is_left_of_it(artifacts: Artifacts) -> None:
+    """Files and bytes as they are on the disk now; none where there never were any."""
+    location = artifacts.seal(staged_model(artifacts))
+
+    assert artifacts.measure(location) == (2, 8)
+    (artifacts.fetch(location) / "model.skops").unlink()
+    assert artifacts.measure(location) == (1, 2)
+    assert artifacts.measure(f"{KEY}/{RUN}-7") == (0, 0)
+
+
+def test_removed_files_are_gone_and_others_stay(artifacts: Artifacts) -> None:
+    """Removing gives their bytes back; to repeat it is no error and gives nothing."""
+    first = artifacts.seal(staged_model(artifacts, 1))
+    second = artifacts.seal(staged_model(artifacts, 2))
+
+    assert artifacts.remove(first) == 8
+    assert artifacts.remove(first) == 0
+    assert artifacts.measure(first) == (0, 0)
+    assert (artifacts.fetch(second) / "model.skops").read_bytes() == b"fitted"
+    with pytest.raises(Failed, match="gone"):
+        artifacts.fetch(first)
+
+
+def test_a_model_is_sealed_beside_one_that_was_removed(artifacts: Artifacts) -> None:
+    """A training that is about to seal finds its place, although the last version before it was deleted."""
+    staged = staged_model(artifacts, 2)
+
+    artifacts.remove(artifacts.seal(staged_model(artifacts, 1)))
+
+    assert artifacts.measure(artifacts.seal(staged)) == (2, 8)
+
+
+def test_what_a_broken_removal_left_is_removed(artifacts: Artifacts) -> None:
+    """Files that somebody changed, and folders among them, go as well: nothing is asked of what they are."""
+    location = artifacts.seal(staged_model(artifacts))
+    folder = artifacts.fetch(location)
+    (folder / "model.skops").unlink()
+    (folder / "deep").mkdir(mode=0)
+
+    artifacts.remove(location)
+
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("location", ["", "acme.anomaly", f"../{KEY}/{RUN}-1", f"{KEY}/../../etc", f"{KEY}/{RUN}", f"/{KEY}/{RUN}-1"])
+def test_nothing_is_removed_by_a_location_that_no_seal_gives(artifacts: Artifacts, location: str) -> None:
+    """A location is data of the store: it leads nowhere else."""
+    kept = artifacts.seal(staged_model(artifacts))
+
+    with pytest.raises(Failed) as refused:
+        artifacts.remove(location)
+
+    assert refused.value.code == "model_damaged"
+    assert artifacts.measure(kept) == (2, 8)
+
+
+def test_a_link_is_not_followed_by_a_removal(artifacts: Artifacts, tmp_path: Path) -> None:
+    """What stands behind a link was never a model's."""
+    location = artifacts.seal(staged_model(artifacts))
+    folder = artifacts.fetch(location)
+    elsewhere = folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(elsewhere)
+
+    with pytest.raises(Failed, match="link"):
+        artifacts.remove(location)
+
+    assert (elsewhere / "model.skops").read_bytes() == b"fitted"
+
+
 def test_files_are_hashed_by_name(artifacts: Artifacts) -> None:
     """Size and SHA-256 of every file, ordered by name, so that two listings of one folder are equal."""
     folder = artifacts.fetch(artifacts.seal(staged_model(artifacts)))

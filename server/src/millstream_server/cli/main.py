@@ -51,7 +51,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Use it": {
         "invoke": ("invoke:invoke", "Put one request on the log and wait for its result."),
         "runs": ("runs:runs", "Look at runs, read their log, cancel one."),
-        "models": ("models:models", "Look at the models that training runs made."),
+        "models": ("models:models", "Look at models, choose which version answers, delete one."),
         "topics": ("topics:topics", "Look at topics, read one, append to one."),
         "dlq": ("dlq:dlq", "Look at dead letters and send them again."),
     },

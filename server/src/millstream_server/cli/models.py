@@ -1,4 +1,4 @@
-"""`models`: every version of every tenant's model, and where it comes from."""
+"""`models`: every version of every tenant's model, and where it comes from; what changes them is in the modules beside this one."""
 
 from __future__ import annotations
 
@@ -8,17 +8,31 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from millstream_server.cli.champions import pin, promote, rollback, unpin
+from millstream_server.cli.delete_model import delete
 from millstream_server.cli.frame import Group, Invocation, as_json, common, pass_invocation
 
 if TYPE_CHECKING:
     from millstream_server.app import Ports
     from millstream_server.core.model import ModelState, ModelVersion
+    from millstream_server.core.run import Run
 
 
-@click.group(cls=Group, examples=[("millstream models list", ""), ("millstream models show acme.anomaly", "")])
+@click.group(
+    cls=Group,
+    examples=[
+        ("millstream models list", ""),
+        ("millstream models show acme.anomaly", ""),
+        ("millstream models rollback acme.anomaly", "the version before answers again"),
+    ],
+)
 @common
 def models() -> None:
-    """Look at the models that training runs made."""
+    """Look at models, choose which version answers, delete one."""
+
+
+for command in (promote, rollback, pin, unpin, delete):
+    models.add_command(command)
 
 
 @models.command(
@@ -36,9 +50,10 @@ def models() -> None:
 def list_(invocation: Invocation, tenant: str, as_json: bool) -> None:
     """List models with their champion: the version that answers."""
     from millstream_server.cli.printing import moment, print_json, print_table
+    from millstream_server.cli.versions import versions_of
 
     with invocation.ports() as ports:
-        found = [(state, _versions(ports, state)) for state in ports.store.models() if tenant in ("", state.tenant)]
+        found = [(state, versions_of(ports, state)) for state in ports.store.models() if tenant in ("", state.tenant)]
         if as_json:
             print_json([_as_json(ports, state, versions) for state, versions in found])
             return
@@ -46,7 +61,7 @@ def list_(invocation: Invocation, tenant: str, as_json: bool) -> None:
     for state, versions in found:
         champion = next((v for v in versions if v.version == state.champion), None)
         made = (_label(champion), moment(champion.created_ms), champion.run) if champion is not None else ("-", "-", "-")
-        rows.append((state.key, str(state.champion or "-"), str(len(versions)), *made))
+        rows.append((state.key, str(state.champion or "-"), str(sum(not v.is_deleted for v in versions)), *made))
     nothing = "no model yet; train one: millstream invoke PIPELINE --tenant T"
     print_table(("MODEL", "CHAMPION", "VERSIONS", "RELEASE", "TRAINED", "RUN"), rows, nothing=nothing)
 
@@ -57,52 +72,85 @@ def list_(invocation: Invocation, tenant: str, as_json: bool) -> None:
 @common
 @pass_invocation
 def show(invocation: Invocation, model: str, as_json: bool) -> None:
-    """Show one model: every version with release, run, parameters, metrics, files and signature."""
-    from millstream_server.cli.printing import facts, moment, print_json
-    from millstream_server.core.errors import Invalid
+    """Show one model: who promoted what, and every version with release, run, parameters, metrics, files and signature."""
+    from millstream_server.cli.printing import facts, print_json
+    from millstream_server.cli.versions import unknown_model, versions_of
 
     tenant, _, name = model.partition(".")
     with invocation.ports() as ports:
         state = ports.store.model(tenant, name)
         if state is None:
-            known = ", ".join(sorted(m.key for m in ports.store.models())[:10]) or "none"
-            raise Invalid("unknown_model", f"there is no model {model}; there are {known}")
-        versions = _versions(ports, state)
+            raise unknown_model(ports, model)
+        versions = versions_of(ports, state)
         if as_json:
             print_json(_as_json(ports, state, versions))
             return
-        click.echo(f"{state.key}  champion {state.champion or 'none'}  previous {state.previous or 'none'}")
+        click.echo(_headline(state))
         for version in reversed(versions):
-            mark = " (champion)" if version.version == state.champion else ""
-            metrics = ", ".join(f"{key} {value:g}" for key, value in version.metrics.items())
-            click.echo(f"\nversion {version.version}{mark}")
-            pairs = (
-                ("release", f"{_label(version)} (build {version.build_id})"),
-                ("trained", f"{moment(version.created_ms)} by run {version.run}, attempt {version.attempt}"),
-                ("params", _spoken_params(ports, version)),
-                ("metrics", metrics or "none"),
-                ("files", f"{version.size_bytes} bytes in {_location(ports, version)}"),
-                ("signed by", version.artifact.key_id),
-            )
-            for line in facts(pairs):
+            marks = ", ".join(_marks(state, version))
+            click.echo(f"\nversion {version.version}{f' ({marks})' if marks else ''}")
+            for line in facts(_described(ports, state, version)):
                 click.echo(f"  {line}")
 
 
-def _versions(ports: Ports, state: ModelState) -> list[ModelVersion]:
-    """Every version ever trained, oldest first."""
-    return [version for _, version in ports.store.model_versions(tenant=state.tenant, model=state.model)]
+def _headline(state: ModelState) -> str:
+    """The model and its references: `acme.scale  champion 3  previous 2  pinned 1`."""
+    if not state.champion:
+        return f"{state.key}  no version answers: it was deleted, or never trained"
+    pinned = f"  pinned {', '.join(map(str, state.pins))}" if state.pins else ""
+    return f"{state.key}  champion {state.champion}  previous {state.previous or 'none'}{pinned}"
 
 
-def _left_out_bytes(ports: Ports, version: ModelVersion) -> int:
+def _marks(state: ModelState, version: ModelVersion) -> list[str]:
+    """What a version is to its model."""
+    number = version.version
+    marks = (
+        ("champion", number == state.champion),
+        ("previous", number == state.previous),
+        ("pinned", number in state.pins),
+        ("deleted", version.is_deleted),
+    )
+    return [mark for mark, is_so in marks if is_so]
+
+
+def _described(ports: Ports, state: ModelState, version: ModelVersion) -> list[tuple[str, str]]:
+    """The lineage of one version, as names and values."""
+    from millstream_server.cli.printing import moment
+
+    run = ports.store.run(version.run)
+    metrics = ", ".join(f"{key} {value:g}" for key, value in version.metrics.items())
+    pairs = [
+        ("release", f"{_label(version)} (build {version.build_id})"),
+        ("lock", f"SHA-256 {run.lock_sha256}" if run is not None and run.lock_sha256 else ""),
+        ("trained", f"{moment(version.created_ms)} by run {version.run}, attempt {version.attempt}"),
+        ("promoted", _promoted(state) if version.version == state.champion else ""),
+        ("params", _spoken_params(run, version)),
+        ("metrics", metrics or "none"),
+        ("signed by", version.artifact.key_id),
+    ]
+    if version.is_deleted:
+        pairs.append(("deleted", f"{moment(version.deleted_ms or 0)} by {version.deleted_by}; its number is not given again"))
+    else:
+        pairs.insert(-1, ("files", f"{version.size_bytes} bytes in {_location(ports, version)}"))
+    return [(name, value) for name, value in pairs if value]
+
+
+def _promoted(state: ModelState) -> str:
+    """When the champion became that, and by whom; empty for a state that was written before that was recorded."""
+    from millstream_server.cli.printing import moment
+
+    return f"{moment(state.promoted_ms or 0)} by {state.promoted_by}" if state.promoted_by else ""
+
+
+def _left_out_bytes(run: Run | None, version: ModelVersion) -> int:
     """The size of parameters that were too large to travel with the version, else 0: its run has them whole."""
     if version.params_json != "{}":
         return 0
-    run = ports.store.run(version.run)
     return len(run.params) if run is not None and run.params.strip() != b"{}" else 0
 
 
-def _spoken_params(ports: Ports, version: ModelVersion) -> str:
-    size_bytes = _left_out_bytes(ports, version)
+def _spoken_params(run: Run | None, version: ModelVersion) -> str:
+    size_bytes = _left_out_bytes(run, version)
     return f"too large, {size_bytes} bytes; see: millstream runs show {version.run} --json" if size_bytes else version.params_json
 
 
@@ -124,6 +172,9 @@ def _as_json(ports: Ports, state: ModelState, versions: list[ModelVersion]) -> d
         "revision": state.revision,
         "champion": state.champion,
         "previous": state.previous,
+        "pinned": state.pins,
+        "promoted_by": state.promoted_by or "",
+        "promoted_ms": state.promoted_ms or 0,
         "public_key": str(ports.signing_key.with_name(ports.signing_key.name + ".pub")),
         "versions": [_version_as_json(ports, state, version) for version in versions],
     }
@@ -134,14 +185,21 @@ def _version_as_json(ports: Ports, state: ModelState, version: ModelVersion) -> 
 
     `params` is null where they were too large to travel with the version; `params_size_bytes` then says how large, and the run has them.
     """
-    left_out_bytes = _left_out_bytes(ports, version)
+    run = ports.store.run(version.run)
+    left_out_bytes = _left_out_bytes(run, version)
     return {
         "version": version.version,
         "champion": version.version == state.champion,
+        "previous": version.version == state.previous,
+        "pinned": version.version in state.pins,
+        "deleted": version.is_deleted,
+        **({"deleted_by": version.deleted_by, "deleted_ms": version.deleted_ms} if version.is_deleted else {}),
         "package": version.package,
         "release": version.release,
         "label": _label(version),
         "build_id": version.build_id,
+        "lock_sha256": run.lock_sha256 if run is not None else "",
+        "python": run.python if run is not None else "",
         "run": version.run,
         "attempt": version.attempt,
         "created_ms": version.created_ms,

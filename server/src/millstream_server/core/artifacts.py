@@ -42,6 +42,17 @@ class Artifacts(Protocol):
     def discard(self, staged: Path) -> None:
         """Remove a staged folder that came to nothing; one that is gone is no error."""
 
+    def measure(self, location: str) -> tuple[int, int]:
+        """How many files a location has now, and their bytes; (0, 0) where nothing is left. Says nothing of what they hold."""
+
+    def remove(self, location: str) -> int:
+        """Remove the files of a location for good and return how many bytes that gives back; safe to repeat, 0 where nothing is left.
+
+        Raises:
+            Failed: model_damaged, the location is not one that `seal` gives.
+            Unavailable: data_dir_unusable, they cannot be removed.
+        """
+
 
 class Signer(Protocol):
     """Ed25519 over bytes, by a key that nodes sharing artifacts share."""

@@ -63,12 +63,21 @@ class ModelVersion(msgspec.Struct, frozen=True):
     metrics: dict[str, float] = {}
     params_json: str = "{}"
     size_bytes: int = 0
+    deleted_by: str | msgspec.UnsetType = msgspec.UNSET
+    deleted_ms: int | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether its files are gone for good: only the store's lineage names it still, so that its number is never given again."""
+        return self.deleted_by is not msgspec.UNSET
 
 
 class ModelState(msgspec.Struct, frozen=True):
     """All that nodes know of one tenant's model; `champion` 0 means none yet.
 
     `versions` are the live ones (`live_versions`), oldest first; `last_version` is the highest number ever given, live or not.
+    `promoted_by` says who made the champion what it is: `run RUN` for a training, `USER@HOST` for a person. What is unset is not
+    written, so that a state of version 0.1.0 is the same bytes still.
     """
 
     tenant: str
@@ -78,6 +87,9 @@ class ModelState(msgspec.Struct, frozen=True):
     previous: int = 0
     versions: tuple[ModelVersion, ...] = ()
     last_version: int = 0
+    promoted_by: str | msgspec.UnsetType = msgspec.UNSET
+    promoted_ms: int | msgspec.UnsetType = msgspec.UNSET
+    pinned: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def key(self) -> str:
@@ -85,6 +97,11 @@ class ModelState(msgspec.Struct, frozen=True):
 
     def find(self, version: int) -> ModelVersion | None:
         return next((v for v in self.versions if v.version == version), None)
+
+    @property
+    def pins(self) -> tuple[int, ...]:
+        """The pinned versions, in the order of their numbers."""
+        return () if self.pinned is msgspec.UNSET else self.pinned
 
     @property
     def next_version(self) -> int:
@@ -97,8 +114,8 @@ class ModelState(msgspec.Struct, frozen=True):
 
 
 def live_versions(state: ModelState) -> frozenset[int]:
-    """The versions that nodes must be able to serve: what the state refers to (champion and previous champion)."""
-    return frozenset({state.champion, state.previous} - {0})
+    """The versions that nodes must be able to serve: what the state refers to (champion, previous champion, pinned ones)."""
+    return frozenset({state.champion, state.previous, *state.pins} - {0})
 
 
 def keep_live(state: ModelState) -> ModelState:
@@ -116,14 +133,15 @@ def add_version(state: ModelState, version: ModelVersion) -> ModelState:
     finite = {name: value for name, value in version.metrics.items() if isfinite(value)}
     added = msgspec.structs.replace(version, metrics=finite)
     return keep_live(
-        ModelState(
-            tenant=state.tenant,
-            model=state.model,
+        msgspec.structs.replace(
+            state,
             revision=state.revision + 1,
             champion=version.version,
             previous=state.champion,
             versions=(*state.versions, added),
             last_version=state.newest_version,
+            promoted_by=f"run {version.run}",
+            promoted_ms=version.created_ms,
         )
     )
 

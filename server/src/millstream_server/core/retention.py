@@ -50,6 +50,19 @@ def retain(state: PackageState, live: Collection[str], running: Collection[str],
     return PackageState(state.package, state.revision + 1, releases)
 
 
+def take_up(state: PackageState, release: Release) -> PackageState:
+    """The state with a release KEPT again, because a version that it trained is to be live; the same object where it runs already.
+
+    It keeps its place among the others, or comes first where it was forgotten: it is not one of those that were current lately.
+    """
+    known = state.by_build(release.build_id)
+    if known is not None and known.status in ("CURRENT", "DEPLOYING", "KEPT"):
+        return state
+    kept = msgspec.structs.replace(release if known is None else known, status="KEPT", reason=MODELS)
+    others = tuple(kept if each.build_id == release.build_id else each for each in state.releases)
+    return PackageState(state.package, state.revision + 1, others if known is not None else (kept, *others))
+
+
 def _retained(release: Release, latest: Collection[str], live: Collection[str], running: Collection[str]) -> Release:
     if release.status in ("CURRENT", "DEPLOYING"):
         return release

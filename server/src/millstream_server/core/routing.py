@@ -71,6 +71,11 @@ class Catalog:
         self.serving[key] = version
         self._routes.clear()
 
+    def stop_serving(self, key: str) -> int:
+        """From now on nobody answers for this model; the version that did, 0 where none."""
+        self._routes.clear()
+        return self.serving.pop(key, 0)
+
     def mark_unusable(self, key: str, version: int, code: str, reason: str) -> None:
         """A version's artifact is damaged or does not load: the last good one serves on."""
         self.unusable[(key, version)] = (code, reason)

@@ -41,6 +41,20 @@ class ReleaseStatusRow(msgspec.Struct, frozen=True):
     """Of the deployment that this row speaks of: a release may be deployed again after it failed."""
 
 
+class ModelStatusRow(msgspec.Struct, frozen=True):
+    """One model on one node, as of the state with this revision: the version that answers here (0: none), and what it waits for.
+
+    `code` and `reason` say why the champion cannot be used here; empty where it can, or is still being loaded.
+    """
+
+    model: str
+    revision: int
+    champion: int
+    serving: int
+    code: str = ""
+    reason: str = ""
+
+
 class LogStatus(msgspec.Struct, frozen=True):
     """What a node does with its log; counts are of this process, since it started.
 
@@ -85,6 +99,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
     unhealthy: tuple[str, ...] = ()
     releases: tuple[ReleaseStatusRow, ...] = ()
     log: LogStatus | None = None
+    models: tuple[ModelStatusRow, ...] = ()
+    """Those whose state this node took in last, the latest last; not all, since there may be very many."""
 
 
 class Buckets(msgspec.Struct, frozen=True):

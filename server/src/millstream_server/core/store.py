@@ -79,7 +79,15 @@ class Store(Protocol):
     def models(self) -> list[ModelState]: ...
 
     def model_versions(self, *, tenant: str = "", model: str = "") -> list[tuple[str, ModelVersion]]:
-        """Every version ever trained, live or not, as (tenant.model, version); by key, oldest first."""
+        """Every version ever trained, live, deleted or neither, as (tenant.model, version); by key, oldest first."""
+
+    def save_model(self, state: ModelState, *, deleted: Sequence[ModelVersion] = (), package: PackageState | None = None) -> bool:
+        """Write what a person changed, in one transaction: the model's state, whose revision is one above the stored one, with its
+        outbox row on ModelCacheEvent; of its versions those that are `deleted` now, as they stand in the lineage from then on; and
+        before it the state of a `package` that takes a release up for it. False if either lost the race: then nothing is written.
+
+        New versions come with the end of a run alone. A deleted version that the state still needs is a defect of the caller.
+        """
 
     # runs
     def submit_run(self, new: NewRun, request: RunRequest, answers: AnswerMaker, now_ms: int) -> Submitted:

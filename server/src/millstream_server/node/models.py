@@ -1,8 +1,8 @@
 """Which version of each model this node serves, and how a new one takes over.
 
-Follows `ModelCacheEvent` through `Catalog`. A new champion is verified, loaded into a ready worker of the release that
-trained it, and only then routed to; the old version answers until that moment. A version whose files are damaged, unsigned or
-do not load is never routed to: the last good one serves on. Lives on the loop; hashing happens in threads.
+Follows `ModelCacheEvent` through `Catalog`. A new champion, whether it was trained or promoted by hand, is verified, loaded into a
+ready worker of the release that trained it, and only then routed to; the old version answers until that moment. A version whose files
+are damaged, unsigned or do not load is never routed to: the last good one serves on. Lives on the loop; hashing happens in threads.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from millstream_server.core.errors import Failed, MillstreamError
 from millstream_server.core.model import ModelState, ModelVersion, decode_artifact_manifest
 from millstream_server.core.retention import builds_of_live_models
 from millstream_server.core.routing import Catalog
+from millstream_server.core.status import ModelStatusRow
 from millstream_server.node.pool import Pool
 
 LOOK_AGAIN_S = 30.0
@@ -26,6 +27,9 @@ VERIFIERS = 2
 
 FORGET_S = 30.0
 """How long workers keep a version after its successor took over, for requests that were routed to it before."""
+
+MOST_TOLD = 200
+"""Models that a node tells of in its status: those whose state it took in last."""
 
 
 def verify(artifacts: Artifacts, signer: Signer, key: str, version: ModelVersion) -> Path:
@@ -69,14 +73,19 @@ class Models:
         artifacts: Artifacts,
         signer: Signer,
         pool_of: Callable[[str, str], Pool | None],
+        installed: Callable[[str], bool],
         switched: Callable[[ModelState, ModelVersion], None],
     ) -> None:
         self._catalog = catalog
         self._artifacts = artifacts
         self._signer = signer
         self._pool_of = pool_of
+        self._installed = installed
         self._switched = switched
+        self._champions: dict[str, int] = {}
+        """By model the champion of the state that was taken last; the latest taken comes last."""
         self._pending: dict[str, int] = {}
+        self._leaving: dict[tuple[str, int], asyncio.TimerHandle] = {}
         self._verifying: dict[tuple[str, int], asyncio.Future[Path]] = {}
         self._looking: set[asyncio.Task[None]] = set()
         # Threads of their own: hashing a thousand models must not keep the leases of runs from being renewed.
@@ -95,19 +104,60 @@ class Models:
 
     def take(self, state: ModelState) -> None:
         """A model's state is new: serve its champion, at once where none was served, else when it is loaded."""
+        key = state.key
+        if self._champions.pop(key, 0) != state.champion:
+            self._begin_anew(key, state.champion)
+        self._champions[key] = state.champion
+        if not state.champion:
+            self._stop(key)
+            return
         version = self._catalog.version_to_serve(state)
         if version is None:
             return
-        key = state.key
         serving = self._catalog.serving.get(key, 0)
         if serving == version.version:
+            self._pending.pop(key, None)  # what was to take over is champion no more
             return
         if serving == 0:
-            self._switch(state, version)
-            self._preload(key, version)
-            return
+            first = self._first_to_serve(state, version)
+            self._switch(state, first)
+            self._preload(key, first)
+            if first is version:
+                return
         self._pending[key] = version.version
         self._preload(key, version)
+
+    def _begin_anew(self, key: str, champion: int) -> None:
+        """A version that was unusable once is champion now: whoever made it that has seen that its files are whole."""
+        if (key, champion) in self._catalog.unusable:
+            self._catalog.mark_usable(key, champion)
+            version = self._catalog.version(key, champion)
+            pool = self._pool_of(version.package, version.build_id) if version is not None else None
+            if pool is not None:
+                pool.forget(key, champion)
+
+    def _first_to_serve(self, state: ModelState, version: ModelVersion) -> ModelVersion:
+        """What answers in a process that serves nothing of a model yet: the version before while the champion's release is installed."""
+        before = state.find(state.previous) if version.version == state.champion else None
+        if before is None or (state.key, before.version) in self._catalog.unusable or before.build_id == version.build_id:
+            return version
+        return before if self._installed(before.build_id) and not self._installed(version.build_id) else version
+
+    def _stop(self, key: str) -> None:
+        """The model was deleted: nobody answers for it. What was routed before is answered by workers that have it still."""
+        self._pending.pop(key, None)
+        before = self._catalog.stop_serving(key)
+        if before:
+            self._forget_later(key, before)
+
+    def latest(self) -> tuple[ModelStatusRow, ...]:
+        """The models whose state came last, for the node's status."""
+        return tuple(self._told(key) for key in list(self._champions)[-MOST_TOLD:])
+
+    def _told(self, key: str) -> ModelStatusRow:
+        state = self._catalog.models[key]
+        code, reason = self._catalog.unusable.get((key, state.champion), ("", ""))
+        return ModelStatusRow(key, state.revision, state.champion, self._catalog.serving.get(key, 0), code, reason)
 
     def retry_pending(self) -> None:
         """A pool became ready: load what waits for it."""
@@ -180,16 +230,25 @@ class Models:
         pool = self._pool_of(version.package, version.build_id)
         if pool is not None:
             pool.preload(key, version)
+            if pool.has_loaded(key, version.version):  # it served a moment ago: no worker will say again that it has it
+                self.loaded(key, version.version)
 
     def _switch(self, state: ModelState, version: ModelVersion) -> None:
         before = self._catalog.serving.get(state.key, 0)
+        leaving = self._leaving.pop((state.key, version.version), None)
+        if leaving is not None:
+            leaving.cancel()
         self._catalog.serve(state.key, version.version)
         self._switched(state, version)
         if before and before != version.version:
-            asyncio.get_running_loop().call_later(FORGET_S, self._forget, state.key, before)
+            self._forget_later(state.key, before)
+
+    def _forget_later(self, key: str, number: int) -> None:
+        self._leaving[(key, number)] = asyncio.get_running_loop().call_later(FORGET_S, self._forget, key, number)
 
     def _forget(self, key: str, number: int) -> None:
+        self._leaving.pop((key, number), None)
         version = self._catalog.version(key, number)
         pool = self._pool_of(version.package, version.build_id) if version else None
-        if pool is not None and self._catalog.serving.get(key) != number:
+        if pool is not None and number not in (self._catalog.serving.get(key), self._pending.get(key)):
             pool.forget(key, number)

@@ -372,7 +372,14 @@ class Node(PoolEvents):
             reply_topics=settings.reply_topics,
             listener=self,
         )
-        self.models = Models(self.catalog, self.artifacts, self.signer, lambda _, build: self.releases.pool(build), self._switched)
+        self.models = Models(
+            self.catalog,
+            self.artifacts,
+            self.signer,
+            lambda _, build: self.releases.pool(build),
+            lambda build: self.releases.installed(build),
+            self._switched,
+        )
         self.releases = Releases(
             self.catalog,
             self.installer,

@@ -196,9 +196,18 @@ class Pool:
         return len(lane.queue)
 
     def forget(self, key: str, version: int) -> None:
-        """A model version that nobody is routed to any more: workers drop it."""
+        """A model version that nobody is routed to any more: workers drop it, and what its loading did is forgotten with it."""
+        self._failed_loads.discard((key, version))
+        self._load_deaths.pop((key, version), None)
         for worker in self.workers:
             worker.unload(key, version)
+
+    def has_loaded(self, key: str, version: int) -> bool:
+        """Whether a ready worker has said that it loaded a model version, and keeps it."""
+        if (key, version) in self._failed_loads:
+            return False
+        ready = (w for w in self.workers if w.ready and not w.draining)
+        return any(w.models.get((key, version)) and (w.pid, key, version) not in self._load_started for w in ready)
 
     # --- sending ------------------------------------------------------------------------------------------------------
 

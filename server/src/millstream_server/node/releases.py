@@ -153,6 +153,10 @@ class Releases:
         environment = found.environment if found is not None else None
         return environment.python if environment is not None else None  # type: ignore[attr-defined]
 
+    def installed(self, build_id: str) -> bool:
+        """Whether a build's environment stands on this machine, taken up or not."""
+        return self.python(build_id) is not None or self._installer.ready(build_id) is not None
+
     def wanted(self) -> list[Release]:
         """Releases that this node must have, those with traffic first."""
         needed = self._needed_builds() if self._serves else set()

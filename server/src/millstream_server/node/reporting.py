@@ -63,6 +63,7 @@ def status_of(node: Node) -> NodeStatus:
         (*node.troubles.texts(), *broken),
         tuple(_row(node, build_id, installed) for build_id, installed in node.releases.builds.items()),
         _log_status(node),
+        node.models.latest(),
     )
 
 

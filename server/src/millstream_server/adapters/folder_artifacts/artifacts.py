@@ -64,10 +64,7 @@ class FolderArtifacts:
         return location
 
     def fetch(self, location: str) -> Path:
-        parts = location.split("/")
-        if len(parts) != 2 or not _is_key(parts[0]) or not _LEAF.match(parts[1]):
-            raise Failed("model_damaged", f"{location!r} is no place of model files; expected TENANT.MODEL/RUN-ATTEMPT", where=location)
-        folder = self._root / parts[0] / parts[1]
+        folder = self._place_of(location)
         if folder.is_symlink() or folder.parent.is_symlink() or not folder.is_dir():
             raise Failed("model_damaged", f"the folder of the model's files is gone: {folder}", where=location)
         return folder
@@ -82,6 +79,36 @@ class FolderArtifacts:
             shutil.rmtree(staged)
         with suppress(OSError):  # other attempts are staged beside it, or it is gone already: both are as they should be
             staged.parent.rmdir()
+
+    def measure(self, location: str) -> tuple[int, int]:
+        try:
+            with os.scandir(self._place_of(location)) as entries:
+                sizes = [entry.stat(follow_symlinks=False).st_size for entry in entries]
+        except (FileNotFoundError, NotADirectoryError):
+            return 0, 0
+        except OSError as error:
+            raise _unavailable("look at model files", self._place_of(location), error) from error
+        return len(sizes), sum(sizes)
+
+    def remove(self, location: str) -> int:
+        folder = self._place_of(location)
+        _, freed_bytes = self.measure(location)
+        try:
+            if folder.is_symlink() or folder.parent.is_symlink():
+                raise Failed("model_damaged", f"{folder} is reached by a link, so what stands there is not ours to remove", where=location)
+            if folder.exists():
+                _open_folders(folder)
+                shutil.rmtree(folder)
+                _sync_folder(folder.parent)
+        except OSError as error:
+            raise _unavailable("remove model files", folder, error) from error
+        return freed_bytes  # the folder of the model stays: a training may be about to move its files into it
+
+    def _place_of(self, location: str) -> Path:
+        parts = location.split("/")
+        if len(parts) != 2 or not _is_key(parts[0]) or not _LEAF.match(parts[1]):
+            raise Failed("model_damaged", f"{location!r} is no place of model files; expected TENANT.MODEL/RUN-ATTEMPT", where=location)
+        return self._root / parts[0] / parts[1]
 
     def _location_of(self, staged: Path) -> str:
         """The location that a staged folder is sealed to; a path that `stage` did not give is a defect of the caller."""

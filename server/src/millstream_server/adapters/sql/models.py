@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import Connection, and_, insert, select, update
 
 from millstream_server.adapters.sql.database import insert_unless_there
@@ -52,6 +54,18 @@ def save_model(connection: Connection, state: ModelState) -> ModelState | None:
         return None
     _add_versions(connection, state, last_version)
     return live
+
+
+def bury_versions(connection: Connection, state: ModelState, deleted: Sequence[ModelVersion]) -> None:
+    """Write over the rows of deleted versions: who deleted them stands in the lineage, and their numbers stay taken."""
+    for version in deleted:
+        if not version.is_deleted or state.find(version.version) is not None:
+            raise ValueError(f"{state.key} v{version.version} cannot stand as deleted: it is not, or the state names it")
+        this = and_(
+            model_version.c.tenant == state.tenant, model_version.c.model == state.model, model_version.c.version == version.version
+        )
+        if connection.execute(update(model_version).where(this).values(body=encode_version(version))).rowcount != 1:
+            raise ValueError(f"{state.key} has no version {version.version} to delete")
 
 
 def load_versions(connection: Connection, tenant: str, name: str) -> list[tuple[str, ModelVersion]]:

@@ -20,6 +20,10 @@ from millstream_server.core.run import NewRun, Run, RunRequest, RunState, RunSte
 from millstream_server.core.store import AnswerMaker, NodeRow, OutboxRow, RunEnd, Submitted
 
 
+class _LostRace(Exception):
+    """Undoes a transaction of which another was faster with one half."""
+
+
 class SqlStore:
     """`core.store.Store` over a relational database; methods may be called from any thread."""
 
@@ -82,6 +86,28 @@ class SqlStore:
     def model_versions(self, *, tenant: str = "", model: str = "") -> list[tuple[str, ModelVersion]]:
         with self._database.read() as connection:
             return models.load_versions(connection, tenant, model)
+
+    def save_model(self, state: ModelState, *, deleted: Sequence[ModelVersion] = (), package: PackageState | None = None) -> bool:
+        def save(connection: Connection) -> bool:
+            stored = models.load_model(connection, state.tenant, state.model)
+            if stored is None or any(version.version > stored.newest_version for version in state.versions):
+                raise ValueError(f"{state.key} has a version that no run made")
+            written = models.save_model(connection, state)
+            if written is None:
+                return False
+            models.bury_versions(connection, written, deleted)
+            records = [outbox.model_record(written)]
+            if package is not None:
+                if not models.save_package(connection, package):
+                    raise _LostRace
+                records.insert(0, outbox.package_record(package))
+            outbox.add(connection, records)
+            return True
+
+        try:
+            return self._database.write(save)
+        except _LostRace:
+            return False
 
     # runs; times are the caller's out here and the database's inside, see `clock`
 
