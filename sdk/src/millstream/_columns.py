@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, get_args, get_origin
+from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -164,7 +164,11 @@ def _columns(place: str, record: Any) -> Iterable[Column]:
     if not found.fields:
         raise DeclarationError(f"{place}: {spelled} has no fields, so the frame would have no columns")
     may_be_left_out = isinstance(found, inspected.TypedDictType)
-    for field in found.fields:
+    fields = list(found.fields)
+    if may_be_left_out:  # msgspec sorts these by name
+        declared = list(get_type_hints(get_origin(record) or record))
+        fields.sort(key=lambda field: declared.index(field.name))
+    for field in fields:
         kinds = _kinds(field.type)
         is_null = "null" in kinds or (may_be_left_out and not field.required)
         named = {kind.removeprefix("enum ") for kind in kinds - {"null"}}
