@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypedDict
 import millstream as ms
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from millstream._declare import pipeline_of
 from millstream.testing import Refused, call, call_batch
@@ -335,6 +335,7 @@ callers = st.lists(
 
 
 @pytest.mark.parametrize("function", [joined_frame, joined_series, joined_table, joined_array, joined_list])
+@settings(max_examples=50)  # each is up to 25 calls of pandas
 @given(params=callers)
 def test_every_caller_of_frames_gets_what_a_call_of_its_own_would_have_given(function: Any, params: list[dict[str, object]]) -> None:
     """For any mix of columns, types, nulls, refused, raising and NaN rows the outcomes of a batch equal those of calls one by one."""
