@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -368,6 +369,29 @@ def test_callers_of_one_record_always_share_a_frame() -> None:
     assert seen == [4]
     assert [o.result for o in outcomes] == [[8.0], [3.5], [14.0], [14.0]]
     assert [o.status for o in call_batch(joined_list, [{"rows": [{"km": km}]} for km in (1, 13, 2)])] == ["ok", "failed", "ok"]
+
+
+def test_a_worker_hands_out_frames(start_worker: Callable[..., Any]) -> None:
+    """Over the wire, in a process of its own: rows come as records, joined, and go as records."""
+    worker = start_worker(
+        """
+        from typing import Annotated, TypedDict
+        import pandas
+
+        class Reading(TypedDict):
+            km: float
+
+        @ms.inference(rows_independent=True)
+        def hours(rows: Annotated[pandas.DataFrame, Reading]) -> pandas.DataFrame:
+            return pandas.DataFrame({"hours": rows.km / 10, "together": len(rows)})
+        """
+    ).ready()
+
+    answers = worker.execute("hours", '{"rows":[{"km":1}]}', '{"rows":[{"km":"far"}]}', '{"rows":[{"km":2},{"km":3}]}', '{"rows":[]}')
+
+    two_and_three = [{"hours": 0.2, "together": 3}, {"hours": 0.3, "together": 3}]
+    assert answers == [[{"hours": 0.1, "together": 3}], ("bad_parameters", "$.rows[0].km"), two_and_three, []]
+    worker.drain()
 
 
 # --- what is declared -------------------------------------------------------------------------------------------------
