@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from millstream._answers import Answers
 from millstream._failures import Fault
-from millstream.testing import Refused, call
+from millstream.testing import Refused, call, call_batch
 
 np = pytest.importorskip("numpy", reason="answers of numpy are tested where it is installed")
 pd = pytest.importorskip("pandas", reason="answers of pandas are tested where it is installed")
@@ -176,6 +176,19 @@ def test_a_series_answers_where_a_list_of_numbers_is_said() -> None:
     assert call(means, {"rows": [{"a": 1, "b": 2}, {"a": 3, "b": 5}]}) == [1.5, 4.0]
     with pytest.raises(Refused, match="wrong_result"):
         call(mean, {"rows": [{"a": 1}]})
+
+
+@pytest.mark.parametrize("what", [lambda rows: rows.groupby("a"), lambda rows: pd.Timestamp(TIME), lambda rows: pa.scalar(1)])
+def test_joined_answers_that_have_no_rows_fail_their_callers(what: Any) -> None:
+    """A grouping or a scalar of the libraries cannot be parted; every caller is told so."""
+
+    @ms.inference(rows_independent=True)
+    def odd(rows: pd.DataFrame) -> Any:
+        return what(rows)
+
+    outcomes = call_batch(odd, [{"rows": [{"a": 1}]}, {"rows": [{"a": 2}]}])
+
+    assert {(o.status, o.refused and o.refused.code) for o in outcomes} <= {("failed", code) for code in ("wrong_length", "not_json")}
 
 
 values = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import timezone
 from itertools import chain
 from operator import attrgetter, itemgetter
-from typing import Any
+from typing import Any, get_origin
 
 import msgspec
 
@@ -171,7 +171,7 @@ class Frames:
 
 
 def _getter(record: Any, name: str) -> Callable[[Any], Any]:
-    if hasattr(record, "__total__"):  # a TypedDict; a column that may be left out is null there
+    if hasattr(get_origin(record) or record, "__total__"):  # a TypedDict; a column that may be left out is null there
         return lambda row: row.get(name)
     return attrgetter(name)
 

@@ -40,8 +40,11 @@ def is_sequence(answer: Any) -> bool:
     """Whether an answer has one place a row, and can be parted by rows."""
     if isinstance(answer, (list, tuple)):
         return True
-    if library_of(type(answer)) in ("pandas", "pyarrow"):
-        return hasattr(answer, "__getitem__") and hasattr(answer, "__len__")
+    library = library_of(type(answer))
+    if library == "pyarrow":
+        return hasattr(answer, "to_pylist") and hasattr(answer, "__len__")
+    if library == "pandas" and hasattr(answer, "iloc"):
+        return True
     shape = getattr(answer, "shape", None)
     return isinstance(shape, tuple) and len(shape) >= 1 and callable(getattr(answer, "tolist", None))
 

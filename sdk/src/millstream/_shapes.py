@@ -18,7 +18,7 @@ from typing import Any
 from millstream import _context
 from millstream._answers import Answers
 from millstream._declare import Pipeline
-from millstream._failures import Fault, raised
+from millstream._failures import Fault, describe, raised
 from millstream._parameters import Parameters
 from millstream._plain import is_sequence, part_of
 from millstream._run import Request
@@ -156,7 +156,7 @@ class _Joining:
         start = 0
         for (index, _), length in zip(callers, lengths, strict=True):
             try:
-                self._outcomes[index] = Outcome("ok", answers.encode(part_of(answer, start, start + length)))
+                self._outcomes[index] = Outcome("ok", answers.encode(_part_of(answer, start, start + length)))
             except Fault as fault:
                 self._fail(index, fault)
             start += length
@@ -177,8 +177,9 @@ class _Joining:
             if len(callers) == 1:
                 self._inference._answers.encode(answer)
             raise _wrong_length(f"returned a value of type {type(answer).__name__}", count)
-        if len(answer) != count:
-            raise _wrong_length(f"returned {len(answer)} outputs", count)
+        found = _length_of(answer)
+        if found != count:
+            raise _wrong_length(f"returned {found} outputs", count)
         return answer
 
     def _answer_empty(self, callers: list[_Caller]) -> None:
@@ -192,6 +193,27 @@ class _Joining:
 
     def _fail(self, index: int, fault: Fault) -> None:
         self._outcomes[index] = Outcome(fault.status, error=fault.error)
+
+
+def _part_of(answer: Any, start: int, stop: int) -> Any:
+    try:
+        return part_of(answer, start, stop)
+    except Exception as error:
+        # An author's own class, or a library's that only looks like a sequence.
+        raise _not_parted(answer, error) from None
+
+
+def _length_of(answer: Any) -> int:
+    try:
+        return len(answer)
+    except Exception as error:
+        # As above.
+        raise _not_parted(answer, error) from None
+
+
+def _not_parted(answer: Any, error: Exception) -> Fault:
+    sentence = f"the pipeline returned a value of type {type(answer).__name__}, which cannot be parted by rows: {describe(error)}"
+    return Fault("failed", WireError("wrong_result", sentence, path="$"))
 
 
 def _wrong_length(what: str, count: int) -> Fault:
