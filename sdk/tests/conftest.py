@@ -1,7 +1,8 @@
 """Fixtures of the SDK's tests.
 
 The SDK depends on msgspec alone, and so do its tests: `test_columns.py` needs numpy and is collected only where numpy can be
-imported, `test_server_agrees.py` needs the server. `make test` runs them all; the other Pythons run what their environment has.
+imported, `test_server_agrees.py` needs the server; the tests of frames need pandas and pyarrow, and say so where they skip. `make test`
+runs them all; the other Pythons run what their environment has.
 """
 
 from __future__ import annotations

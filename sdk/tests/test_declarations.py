@@ -242,10 +242,10 @@ def _generator(a: int) -> Any:
 joined = {"rows_independent": True}
 
 INFERENCE_REFUSALS: list[tuple[Callable[..., object], dict[str, Any], str]] = [
-    (_of_row, joined, r"rows_independent=True promises .* must be list\[\.\.\.\] or numpy.ndarray; its first is row: int"),
+    (_of_row, joined, r"rows_independent=True promises .* must be list\[\.\.\.\], numpy.ndarray, .*; its first is row: int"),
     (_nothing, joined, "rows_independent=True promises .* it has none"),
     (_nothing, {"model": "m"}, "model= was given, so the first parameter is the model, but there is no parameter"),
-    (_sum_of_list, joined, r"the return type must be list\[\.\.\.\] or numpy.ndarray; it is int"),
+    (_sum_of_list, joined, r"the return type must be list\[\.\.\.\], numpy.ndarray or a series or frame .*; it is int"),
     (_with_request, joined, "parameter request is an ms.Request, but rows_independent=True joins several requests"),
     (_with_default, joined, "the rows parameter rows must be sent; remove its default"),
     (_no_annotation, {}, "parameter a has no type annotation"),

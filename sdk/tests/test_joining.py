@@ -204,6 +204,24 @@ def test_an_answer_with_code_of_its_own_fails_its_callers_alone() -> None:
     assert [o.error and o.error.code for o in _run(_pipeline(lambda rows: Odd()), [b'{"rows":[1,2]}'])] == ["not_json"]
 
 
+@pytest.mark.parametrize("broken", ["__len__", "__getitem__"])
+def test_an_answer_that_cannot_be_parted_fails_its_callers_alone(broken: str) -> None:
+    """What looks like an array and raises where its length or a part is asked for is a wrong result; the worker lives on."""
+
+    def raising(*_: object) -> Any:
+        raise TypeError("unhashable type: 'slice'")
+
+    members = {"shape": (1,), "__len__": lambda self: 2, "__getitem__": lambda self, part: [1], "tolist": lambda self: 3, broken: raising}
+    odd = type("Odd", (), members)
+
+    outcomes = _run(_pipeline(lambda rows: odd()), [b'{"rows":[1]}', b'{"rows":[2]}'])
+
+    codes = {o.error.code for o in outcomes if o.error}
+    assert codes <= {"wrong_result", "wrong_length"}
+    assert {o.status for o in outcomes} == {"failed"}
+    assert [o.status for o in _run(_pipeline(lambda rows: odd()), [b'{"rows":[1,2]}'])] == ["failed"]
+
+
 def test_a_cancelled_batch_stops_between_calls() -> None:
     """Once the batch is cancelled no further call is made, and the requests that did not run end as cancelled."""
     calls.clear()

@@ -13,8 +13,10 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
+from millstream._columns import is_columnar, library_of, plain_type, record_of
 from millstream._failures import DECODE_ERRORS, Fault, split_path
-from millstream._signature import MISSING, is_ndarray, json_decoder, plain_type
+from millstream._plain import as_list, to_builtin
+from millstream._signature import MISSING, find_foreign, json_decoder
 from millstream.wire import WireError
 
 DEFAULT_MAX_RESULT_BYTES = 8 * 1024 * 1024
@@ -24,17 +26,6 @@ _SCALARS: tuple[tuple[type, frozenset[type]], ...] = (
     (str, frozenset({str})),
     (bool, frozenset({bool})),
 )
-
-
-def to_builtin(value: Any) -> Any:
-    """Turn what msgspec does not know into what it does: numpy scalars and arrays, and subclasses of plain types."""
-    as_list = getattr(value, "tolist", None)
-    if callable(as_list):
-        return as_list()
-    for plain in (float, int, str):
-        if isinstance(value, plain):
-            return plain(value)
-    raise TypeError(f"a value of type {type(value).__name__} cannot be written as JSON")
 
 
 def _to_builtin_or_raw(value: Any) -> Any:
@@ -89,11 +80,11 @@ class Answers:
         if self._check_value(answer) is False:
             return None
         try:
-            plain = answer if isinstance(answer, list) else _as_list(answer)
+            plain = answer if isinstance(answer, list) else as_list(answer)
         except Exception:
             # An author's `tolist`; encoding the parts one by one tells what is wrong with it.
             return None
-        if plain is not answer and is_ndarray(self._returns):
+        if plain is not answer and is_columnar(self._returns) and self._decode is None:
             sure: bool | None = True
         else:
             sure = self._check_value(plain)
@@ -162,8 +153,19 @@ def _children(value: Any) -> list[tuple[str, Any]]:
         return [(f".{key}", item) for key, item in value.items()]
     if isinstance(value, (list, tuple)):
         return [(f"[{index}]", item) for index, item in enumerate(value)]
+    if library_of(type(value)) in ("pandas", "pyarrow"):
+        return _children_of_frame(value)
     names = getattr(value, "__struct_fields__", None) or getattr(value, "__dataclass_fields__", None) or ()
     return [(f".{name}", getattr(value, name)) for name in names if hasattr(value, name)]
+
+
+def _children_of_frame(value: Any) -> list[tuple[str, Any]]:
+    try:
+        plain = to_builtin(value)
+    except Exception:
+        # Asked only to find the culprit of an error that is being reported.
+        return []
+    return _children(plain) if isinstance(plain, list) else []
 
 
 def _encodable(value: Any) -> bool:
@@ -186,9 +188,10 @@ def _value_check(returns: Any) -> Callable[[Any], bool | None]:
         return lambda value: value is None
     if any(returns is container for container in (list, tuple, dict, set, frozenset)):
         return lambda value: True if type(value) is returns else None
-    if is_ndarray(returns):
-        array = get_origin(plain_type(returns)) or plain_type(returns)
-        return lambda value: isinstance(value, array)
+    if is_columnar(returns):
+        cls = get_origin(plain_type(returns)) or plain_type(returns)
+        sure = True if record_of(returns) is None else None
+        return lambda value: sure if isinstance(value, cls) else False
     exact = _exact_types(returns)
     if exact is not None:
         return lambda value: True if type(value) in exact else None
@@ -209,10 +212,6 @@ def _exact_types(annotation: Any) -> frozenset[type] | None:
     return next((exact for scalar, exact in _SCALARS if annotation is scalar), None)
 
 
-def _as_list(answer: Any) -> Any:
-    return answer.tolist() if hasattr(answer, "tolist") else list(answer)
-
-
 def _list_check(element: Any) -> Callable[[Any], bool | None]:
     if element is Any or element is object:
         return lambda value: True if type(value) is list else None
@@ -230,15 +229,12 @@ def _is_class(annotation: Any) -> bool:
 
 
 def _json_check(returns: Any) -> Callable[[bytes], Any] | None:
-    if returns is MISSING or is_ndarray(returns) or _is_numpy_inside(returns):
+    if returns is MISSING:
         return None
-    return json_decoder(returns)
-
-
-def _is_numpy_inside(returns: Any) -> bool:
-    from millstream._signature import find_foreign
-
-    return find_foreign(returns) is not None
+    record = record_of(returns)
+    if record is not None:
+        return json_decoder(list[record])  # type: ignore[valid-type]
+    return None if is_columnar(returns) or find_foreign(returns) is not None else json_decoder(returns)
 
 
 def _fault(code: str, message: str, path: str) -> Fault:

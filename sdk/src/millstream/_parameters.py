@@ -9,12 +9,15 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import msgspec
 
+from millstream._columns import element_type
 from millstream._failures import DECODE_ERRORS, Fault, bad_parameters, raised
-from millstream._signature import NO_DEFAULT, Parameter, Signature, element_type, json_decoder
+from millstream._frames import Frames
+from millstream._signature import NO_DEFAULT, Parameter, Signature, json_decoder
 from millstream.errors import DeclarationError
 from millstream.wire import WireError
 
@@ -35,12 +38,21 @@ class Parameters:
         self.rows_name = signature.rows.name if signature.rows is not None else ""
         self._dtype = signature.dtype
         self._was_flat = False
+        self._frames: Frames | None = None
         others = [p for p in signature.parameters if p.name != self.rows_name]
         rows = signature.rows
         if rows is None:
             self._decode_all = _decoder(name, [_field(p) for p in others])
             return
-        if signature.shape == "columns":
+        self._is_array = signature.shape == "columns" and signature.frame is None
+        if signature.frame is not None:
+            self._frames = Frames(rows.name, signature.frame)
+            row_type = self._frames.row_type
+            self._rows_default = rows.default
+            fields = [_rows_field(rows, list[row_type]), *map(_field, others)]  # type: ignore[valid-type]
+            self._decode_all = _decoder(name, fields)
+            self._decode_rows = _decoder(name, [fields[0], *map(_raw_field, others)])
+        elif signature.shape == "columns":
             element = element_type(rows.name, signature.dtype)
             fields = [_rows_field(rows, list[list[element]]), *map(_field, others)]  # type: ignore[valid-type]
             self._decode_all = _decoder(name, fields)
@@ -62,8 +74,13 @@ class Parameters:
         """
         return asdict(_guarded(self._decode_all, params))
 
-    def array_arguments(self, params: bytes) -> dict[str, Any]:
-        """The same for the shape columns: the rows parameter becomes an array."""
+    def column_arguments(self, params: bytes) -> dict[str, Any]:
+        """The same for the shape columns: the rows parameter becomes an array or a frame."""
+        if self._frames is not None:
+            arguments = asdict(self._records(self._frames, self._decode_all, params))
+            if arguments[self.rows_name] is not self._rows_default:
+                arguments[self.rows_name] = self._frames.join([self._frames.columns(arguments[self.rows_name])])
+            return arguments
         arguments = asdict(self._either(self._decode_all, self._decode_flat, params))
         if not _is_default(arguments[self.rows_name]):
             arguments[self.rows_name] = self.array(arguments[self.rows_name])
@@ -80,8 +97,11 @@ class Parameters:
         found = _guarded(self._decode_rows, params)
         return getattr(found, self.rows_name), self._bytes_of_others(found) if self._others else ()
 
-    def split_array(self, params: bytes) -> tuple[list[Any], tuple[bytes, ...]]:
-        """The same for the shape columns, before an array is made."""
+    def split_columns(self, params: bytes) -> tuple[Any, tuple[bytes, ...]]:
+        """The same for the shape columns, before an array or a frame is made."""
+        if self._frames is not None:
+            found = self._records(self._frames, self._decode_rows, params)
+            return self._frames.columns(getattr(found, self.rows_name)), self._bytes_of_others(found)
         found = self._either(self._decode_rows, self._decode_flat_rows, params)
         return getattr(found, self.rows_name), self._bytes_of_others(found)
 
@@ -96,6 +116,26 @@ class Parameters:
         arguments = asdict(_guarded(self._decode_others, params))
         del arguments[self.rows_name]
         return arguments
+
+    def alike(self, rows: Any) -> object:
+        """What must be equal for two callers' rows, as `split` or `split_columns` gave them, to stand in one call.
+
+        Numbers in a row for an array, the columns for a frame; lists always may. Rows are 1 or more.
+        """
+        if self._frames is not None:
+            return rows.alike
+        return len(rows[0]) if self._is_array and isinstance(rows[0], list) else None
+
+    def join(self, callers: list[Any]) -> Any:
+        """Make the rows argument of one call with the rows of callers that are `alike`, in their order.
+
+        Raises:
+            Fault: somebody's rows cannot be part of the array or frame.
+        """
+        if self._frames is not None:
+            return self._frames.join(callers)
+        rows = list(chain.from_iterable(callers))
+        return self.array(rows) if self._is_array else rows
 
     def array(self, rows: list[Any]) -> Any:
         """Make the array of a rows parameter.
@@ -125,6 +165,18 @@ class Parameters:
                     sentence = f"Expected {len(rows[0])} numbers as in the first row, got {len(row)}"
                     return Fault("invalid", WireError("bad_parameters", sentence, path=f"{path}[{index}]"))
         return Fault("invalid", WireError("bad_parameters", f"The numbers do not fit the array: {error}", path=path))
+
+    def _records(self, frames: Frames, decode: Callable[[bytes], Any], params: bytes) -> Any:
+        """Decode the rows of a frame, still records."""
+        try:
+            return _guarded(decode, params)
+        except Fault as fault:
+            try:
+                rows = msgspec.json.decode(getattr(self._only_raw(params), self.rows_name))
+            except (*DECODE_ERRORS, ValueError, OverflowError):
+                # Bytes that are no JSON, or numbers that Python does not convert: the fault has their path already.
+                raise fault from None
+            raise frames.placed(fault, rows) from None
 
     def _either(self, decode_2d: Callable[[bytes], Any], decode_1d: Callable[[bytes], Any], params: bytes) -> Any:
         """Decode rows as lists of numbers, or as plain numbers where they do not begin with a list.
@@ -194,5 +246,5 @@ def _default(default: Any) -> tuple[Any, ...]:
 
 
 def _is_default(value: Any) -> bool:
-    """Whether the rows of a columns pipeline were left out: what JSON gives is always a list, a default array is none."""
+    """Whether the rows of an array were left out: what JSON gives is always a list, a default array is none."""
     return not isinstance(value, list)

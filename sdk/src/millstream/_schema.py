@@ -7,11 +7,13 @@ from typing import Any
 
 import msgspec
 
-from millstream._answers import to_builtin
-from millstream._signature import MISSING, NO_DEFAULT, Parameter, Signature, element_type, find_foreign, is_ndarray
+from millstream._columns import element_type, is_columnar, is_table, record_of
+from millstream._plain import to_builtin
+from millstream._signature import MISSING, NO_DEFAULT, Parameter, Signature, find_foreign
 from millstream.errors import DeclarationError
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_SCALARS = ("boolean", "number", "string", "null")
 _REF_TEMPLATE = "#/$defs/{name}"
 
 
@@ -22,7 +24,7 @@ def parameters_schema(name: str, signature: Signature) -> dict[str, object]:
         DeclarationError: a type has no schema.
     """
     plain = [p for p in signature.parameters if not _is_array(p, signature)]
-    schemas, definitions = _components(name, [p.annotation for p in plain])
+    schemas, definitions = _components(name, [_carried(p, signature) for p in plain])
     by_name = {p.name: schema for p, schema in zip(plain, schemas, strict=True)}
     properties: dict[str, object] = {}
     for parameter in signature.parameters:
@@ -38,8 +40,11 @@ def returns_schema(signature: Signature) -> dict[str, object]:
     returns = signature.returns
     if returns is MISSING:
         return {"$schema": DIALECT}
-    if is_ndarray(returns):
-        return {"$schema": DIALECT, "type": "array"}
+    record = record_of(returns)
+    if record is not None:
+        returns = list[record]  # type: ignore[valid-type]
+    elif is_columnar(returns):
+        return {"$schema": DIALECT, "type": "array", **({"items": {"type": "object"}} if is_table(returns) else {})}
     if find_foreign(returns) is not None:
         return {"$schema": DIALECT}
     (schema,), definitions = _components("returns", [returns])
@@ -83,10 +88,21 @@ def _schema_of_object(cls: type) -> dict[str, Any]:
 
 
 def _is_array(parameter: Parameter, signature: Signature) -> bool:
-    return signature.shape == "columns" and signature.rows is parameter
+    """Rows whose schema is not that of their annotation: numbers of an array, records of a frame without a record type."""
+    return signature.shape == "columns" and signature.rows is parameter and (signature.frame is None or signature.frame.record is None)
+
+
+def _carried(parameter: Parameter, signature: Signature) -> Any:
+    """What JSON carries for a parameter: records of the type beside a frame, else what the annotation says."""
+    if signature.rows is parameter and signature.frame is not None:
+        record = signature.frame.record
+        return list[record]  # type: ignore[valid-type]
+    return parameter.annotation
 
 
 def _array_schema(parameter: Parameter, signature: Signature) -> dict[str, Any]:
+    if signature.frame is not None:
+        return {"type": "array", "items": {"type": "object", "minProperties": 1, "additionalProperties": {"type": list(_SCALARS)}}}
     json_type = {float: "number", int: "integer", bool: "boolean"}[element_type(parameter.name, signature.dtype)]
     numbers: dict[str, Any] = {"type": "array", "items": {"type": json_type}}
     return {"anyOf": [numbers, {"type": "array", "items": numbers}]}

@@ -13,21 +13,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from typing import Any
 
 from millstream import _context
 from millstream._answers import Answers
 from millstream._declare import Pipeline
-from millstream._failures import Fault, raised
+from millstream._failures import Fault, describe, raised
 from millstream._parameters import Parameters
+from millstream._plain import is_sequence, part_of
 from millstream._run import Request
 from millstream.wire import Outcome, Row, WireError
 
-_Caller = tuple[int, list[Any]]
-"""A request's place in the batch, and its rows."""
+_Caller = tuple[int, Any]
+"""A request's place in the batch, and its rows: a list, or the columns of a frame."""
 
-_NO_ROWS, _NO_WIDTH = -2, -1
+_NO_ROWS = object()
 _CANCELLED = Outcome("cancelled", error=WireError("cancelled", "the batch was cancelled before this request ran"))
 
 
@@ -45,7 +45,7 @@ class Inference:
         self._parameters = Parameters(pipeline.name, self._signature)
         self._answers = answers
         self._function = pipeline.function
-        self._arguments = self._parameters.array_arguments if self._signature.shape == "columns" else self._parameters.arguments
+        self._arguments = self._parameters.column_arguments if self._signature.shape == "columns" else self._parameters.arguments
 
     def run(self, rows: Sequence[Row], model: object, is_cancelled: Callable[[], bool] = lambda: False) -> list[Outcome]:
         """Answer every request of a batch.
@@ -96,40 +96,34 @@ class _Joining:
     def __init__(self, inference: Inference, rows: Sequence[Row], leading: tuple[object, ...], is_cancelled: Callable[[], bool]) -> None:
         self._inference = inference
         self._parameters = inference._parameters
-        self._is_columns = inference._signature.shape == "columns"
-        self._split = self._parameters.split_array if self._is_columns else self._parameters.split
+        self._split = self._parameters.split_columns if inference._signature.shape == "columns" else self._parameters.split
         self._rows = rows
         self._leading = leading
         self._is_cancelled = is_cancelled
         self._outcomes: list[Outcome] = [_CANCELLED] * len(rows)
 
     def run(self) -> list[Outcome]:
-        groups: dict[tuple[tuple[bytes, ...], int], list[_Caller]] = {}
+        groups: dict[tuple[tuple[bytes, ...], object], list[_Caller]] = {}
         for index, split in enumerate(self._split_all()):
             if isinstance(split, Fault):
                 self._fail(index, split)
                 continue
             mine, others = split
-            groups.setdefault((others, self._width(mine)), []).append((index, mine))
-        for (_, width), callers in groups.items():
-            if width == _NO_ROWS:
+            alike = self._parameters.alike(mine) if len(mine) else _NO_ROWS
+            groups.setdefault((others, alike), []).append((index, mine))
+        for (_, alike), callers in groups.items():
+            if alike is _NO_ROWS:
                 self._answer_empty(callers)
             else:
                 self._settle(callers)
         return self._outcomes
 
-    def _split_all(self) -> Iterator[tuple[list[Any], tuple[bytes, ...]] | Fault]:
+    def _split_all(self) -> Iterator[tuple[Any, tuple[bytes, ...]] | Fault]:
         for row in self._rows:
             try:
                 yield self._split(row.params)
             except Fault as fault:
                 yield fault
-
-    def _width(self, rows: list[Any]) -> int:
-        """What must be equal for rows to stand in one array: the numbers in a row."""
-        if not rows:
-            return _NO_ROWS
-        return len(rows[0]) if self._is_columns and isinstance(rows[0], list) else _NO_WIDTH
 
     def _settle(self, callers: list[_Caller]) -> None:
         """Answer callers whose rows may be joined, in one call if that works, else by halves."""
@@ -162,7 +156,7 @@ class _Joining:
         start = 0
         for (index, _), length in zip(callers, lengths, strict=True):
             try:
-                self._outcomes[index] = Outcome("ok", answers.encode(answer[start : start + length]))
+                self._outcomes[index] = Outcome("ok", answers.encode(_part_of(answer, start, start + length)))
             except Fault as fault:
                 self._fail(index, fault)
             start += length
@@ -174,20 +168,18 @@ class _Joining:
             Fault: the call cannot be made, raised, or answered with anything but one output a row.
         """
         arguments = self._parameters.others(self._rows[callers[0][0]].params)
-        joined: Any = list(chain.from_iterable([rows for _, rows in callers]))
-        count = len(joined)
-        if self._is_columns:
-            joined = self._parameters.array(joined)
-        arguments[self._parameters.rows_name] = joined
+        count = sum([len(rows) for _, rows in callers])
+        arguments[self._parameters.rows_name] = self._parameters.join([rows for _, rows in callers])
         ids = tuple([self._rows[index].id for index, _ in callers])
         answer = self._inference.call(ids, self._leading, arguments)
-        if not _is_sequence(answer):
+        if not is_sequence(answer):
             # Not a list at all: a single caller learns from the annotation check what it should have been.
             if len(callers) == 1:
                 self._inference._answers.encode(answer)
             raise _wrong_length(f"returned a value of type {type(answer).__name__}", count)
-        if len(answer) != count:
-            raise _wrong_length(f"returned {len(answer)} outputs", count)
+        found = _length_of(answer)
+        if found != count:
+            raise _wrong_length(f"returned {found} outputs", count)
         return answer
 
     def _answer_empty(self, callers: list[_Caller]) -> None:
@@ -203,11 +195,25 @@ class _Joining:
         self._outcomes[index] = Outcome(fault.status, error=fault.error)
 
 
-def _is_sequence(answer: Any) -> bool:
-    if isinstance(answer, (list, tuple)):
-        return True
-    shape = getattr(answer, "shape", None)
-    return isinstance(shape, tuple) and len(shape) >= 1 and callable(getattr(answer, "tolist", None))
+def _part_of(answer: Any, start: int, stop: int) -> Any:
+    try:
+        return part_of(answer, start, stop)
+    except Exception as error:
+        # An author's own class, or a library's that only looks like a sequence.
+        raise _not_parted(answer, error) from None
+
+
+def _length_of(answer: Any) -> int:
+    try:
+        return len(answer)
+    except Exception as error:
+        # As above.
+        raise _not_parted(answer, error) from None
+
+
+def _not_parted(answer: Any, error: Exception) -> Fault:
+    sentence = f"the pipeline returned a value of type {type(answer).__name__}, which cannot be parted by rows: {describe(error)}"
+    return Fault("failed", WireError("wrong_result", sentence, path="$"))
 
 
 def _wrong_length(what: str, count: int) -> Fault:

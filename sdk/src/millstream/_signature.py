@@ -4,6 +4,8 @@
     inference   fn([model,] rows, **parameters) -> answer, told by the annotation of `rows`:
                     list[T]                 shape "list": one caller's list (or several, with rows_independent)
                     numpy.ndarray, NDArray  shape "columns": a 1-D or 2-D array made from JSON numbers
+                    pandas.DataFrame,
+                    pyarrow.Table           shape "columns": a frame made from a list of JSON objects
                     anything else           shape "row": one call a request
 
 A parameter annotated `ms.Request` or `ms.Run` is filled by the platform. Everything that cannot work is refused here, at import,
@@ -18,6 +20,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from millstream._columns import Frame, dtype_of, element_type, frame_of, is_columnar, is_ndarray, is_table, library_of, plain_type
 from millstream._run import Request, Run
 from millstream.errors import DeclarationError
 
@@ -40,6 +43,7 @@ class Signature(msgspec.Struct, frozen=True):
     returns: Any
     rows: Parameter | None = None
     dtype: Any = None
+    frame: Frame | None = None
     request_parameter: str = ""
 
 
@@ -106,7 +110,7 @@ def _type_hints(function: Callable[..., object], local_names: dict[str, Any]) ->
 
 def _inference(parameters: tuple[Parameter, ...], returns: Any, rows_independent: bool, request_parameter: str) -> Signature:
     rows = parameters[0] if parameters else None
-    shape, dtype = "row", None
+    shape, dtype, frame = "row", None, None
     if rows is not None:
         plain = plain_type(rows.annotation)
         if plain is list or get_origin(plain) is list:
@@ -114,6 +118,8 @@ def _inference(parameters: tuple[Parameter, ...], returns: Any, rows_independent
         elif is_ndarray(plain):
             shape, dtype = "columns", dtype_of(plain)
             element_type(rows.name, dtype)
+        elif is_table(plain):
+            shape, frame = "columns", frame_of(f"parameter {rows.name}", rows.annotation)
     _check_types(parameters[1:] if shape == "columns" else parameters)
     if returns is not MISSING:
         _check_return(returns)
@@ -122,7 +128,7 @@ def _inference(parameters: tuple[Parameter, ...], returns: Any, rows_independent
             what = f"its first is {rows.name}: {_spell(rows.annotation)}" if rows else "it has none"
             raise DeclarationError(
                 f"rows_independent=True promises that output i depends on row i alone, so the first parameter after the model must be"
-                f" list[...] or numpy.ndarray; {what}"
+                f" list[...], numpy.ndarray, pandas.DataFrame or pyarrow.Table; {what}"
             )
         if request_parameter:
             raise DeclarationError(
@@ -132,7 +138,7 @@ def _inference(parameters: tuple[Parameter, ...], returns: Any, rows_independent
         if rows is not None and rows.default is not NO_DEFAULT:
             raise DeclarationError(f"with rows_independent=True the rows parameter {rows.name} must be sent; remove its default")
         _check_joined_return(returns)
-    return Signature(shape, parameters, returns, rows if shape != "row" else None, dtype, request_parameter)
+    return Signature(shape, parameters, returns, rows if shape != "row" else None, dtype, frame, request_parameter)
 
 
 def _take_run(declared: list[Any], hints: dict[str, Any]) -> list[Any]:
@@ -165,60 +171,6 @@ def _parameter(declared: Any, hints: dict[str, Any]) -> Parameter:
     return Parameter(declared.name, annotation, NO_DEFAULT if declared.default is declared.empty else declared.default)
 
 
-# --- numpy, told by names so that numpy is not imported ---------------------------------------------------------------
-
-_ELEMENTS: dict[str, type] = {"float": float, "int": int, "uint": int, "bool": bool}
-_ABSTRACT = ("generic", "number", "inexact", "floating")
-"""Scalar classes that leave the dtype open; such an array is float64."""
-
-
-def plain_type(annotation: Any) -> Any:
-    """An annotation without `Annotated` around it and without the `type X = ...` aliases that name it (numpy's NDArray is one)."""
-    for _ in range(20):  # an alias of an alias of ...; one that names itself ends here too
-        origin = get_origin(annotation)
-        if hasattr(annotation, "__metadata__"):
-            annotation = annotation.__origin__
-        elif hasattr(origin, "__value__"):
-            annotation = origin.__value__[get_args(annotation)]
-        elif hasattr(annotation, "__value__"):
-            annotation = annotation.__value__
-        else:
-            break
-    return annotation
-
-
-def is_ndarray(annotation: Any) -> bool:
-    """Whether an annotation is numpy's array, also spelled NDArray[...] or ndarray[...]."""
-    annotation = plain_type(annotation)
-    cls = get_origin(annotation) or annotation
-    return getattr(cls, "__module__", "") == "numpy" and getattr(cls, "__name__", "") == "ndarray"
-
-
-def dtype_of(annotation: Any) -> Any:
-    """The scalar class in NDArray[numpy.int64], or None where the annotation names none."""
-    for argument in get_args(plain_type(annotation)):
-        if getattr(get_origin(argument), "__name__", "") == "dtype":
-            scalar = get_args(argument)[0]
-            scalar = get_origin(scalar) or scalar
-            return scalar if isinstance(scalar, type) and scalar.__name__ not in _ABSTRACT else None
-    return None
-
-
-def element_type(name: str, dtype: Any) -> type:
-    """The JSON type of one element of an array parameter.
-
-    Raises:
-        DeclarationError: JSON numbers cannot become this dtype.
-    """
-    if dtype is None:
-        return float
-    spelled = str(dtype.__name__)
-    found = _ELEMENTS.get(spelled.rstrip("0123456789_"))
-    if found is None:
-        raise DeclarationError(f"parameter {name}: an array of numpy.{spelled} cannot be made from JSON; use a float, int or bool dtype")
-    return found
-
-
 # --- what msgspec can carry -------------------------------------------------------------------------------------------
 
 
@@ -244,6 +196,8 @@ def _check_types(parameters: tuple[Parameter, ...]) -> None:
 def _as_rows_hint(foreign: Any) -> str:
     if is_ndarray(foreign):
         return "; a numpy array can only be the first parameter after the model"
+    if is_table(foreign):
+        return f"; a {_spell(foreign)} can only be the first parameter of an inference after the model"
     return ""
 
 
@@ -252,10 +206,13 @@ def _check_return(returns: Any) -> None:
         foreign = find_foreign(returns)
     except (TypeError, NameError) as error:
         raise DeclarationError(f"the return type {_spell(returns)} cannot be written as JSON: {error}") from None
-    if foreign is not None and not _is_numpy(foreign):
+    if is_table(returns):
+        frame_of("the return type", returns)
+    if foreign is not None and not library_of(get_origin(foreign) or foreign):
         raise DeclarationError(
             f"the return type {_spell(foreign)} cannot be written as JSON;"
-            f" return a dataclass, msgspec.Struct, TypedDict, plain types or a numpy array"
+            f" return a dataclass, msgspec.Struct, TypedDict, plain types, or arrays and frames of numpy, pandas or"
+            f" pyarrow"
         )
 
 
@@ -263,16 +220,12 @@ def _check_joined_return(returns: Any) -> None:
     if returns is MISSING or returns is Any or returns is object:
         return
     plain = plain_type(returns)
-    if plain is list or get_origin(plain) is list or is_ndarray(plain):
+    if plain is list or get_origin(plain) is list or is_columnar(plain):
         return
     raise DeclarationError(
-        f"rows_independent=True returns one output for each row, so the return type must be list[...] or numpy.ndarray;"
-        f" it is {_spell(returns)}"
+        f"rows_independent=True returns one output for each row, so the return type must be list[...], numpy.ndarray or a"
+        f" series or frame of pandas or pyarrow; it is {_spell(returns)}"
     )
-
-
-def _is_numpy(foreign: Any) -> bool:
-    return str(getattr(get_origin(foreign) or foreign, "__module__", "")).partition(".")[0] == "numpy"
 
 
 def json_decoder(annotation: Any) -> Callable[[bytes], Any]:

@@ -21,10 +21,11 @@ from typing import Any
 import msgspec
 
 from millstream import _context
-from millstream._answers import DEFAULT_MAX_RESULT_BYTES, Answers, find_nan, to_builtin
+from millstream._answers import DEFAULT_MAX_RESULT_BYTES, Answers, find_nan
 from millstream._declare import Pipeline, pipeline_of
 from millstream._failures import Fault
 from millstream._models import load_model, model_code
+from millstream._plain import to_builtin
 from millstream._release import Training
 from millstream._run import Run
 from millstream._shapes import Inference
