@@ -47,6 +47,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "publish": ("packages:publish", "Put a built wheel on the release index."),
         "deploy": ("deploy:deploy", "Make a published version the current release, and follow it until it is."),
         "releases": ("releases:releases", "List releases and show one of them."),
+        "environments": ("environments:environments", "Make, look at, try and remove the environments of this machine by hand."),
     },
     "Use it": {
         "invoke": ("invoke:invoke", "Put one request on the log and wait for its result."),
