@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from millstream_server.cli.deploy import Target, _Watch, follow
+from millstream_server.cli.deploy import Target, Watch, follow
 from millstream_server.cli.printing import LivePhases, cut, span, table
 from millstream_server.core.errors import Failed, Invalid
 from millstream_server.core.release import (
@@ -65,7 +65,7 @@ def test_a_deployment_is_shown_phase_by_phase_until_it_is_current(capsys: pytest
     """Every phase that was seen has a line, then READY, then CURRENT."""
     release = made(status="DEPLOYING")
     deploying = begin_deploy(PackageState("anomaly"), release)
-    watch = _Watch(LivePhases(), release)
+    watch = Watch(LivePhases(), release)
 
     shown = [
         watch.look(deploying, []),
@@ -94,7 +94,7 @@ def test_a_deployment_that_was_given_up_tells_the_reason(reason: str, code: str)
     failed = fail_deploy(begin_deploy(PackageState("anomaly"), release), reason)
 
     with pytest.raises(Failed, match="was given up") as caught:
-        _Watch(LivePhases(), release).look(failed, rows("BROKEN", reason=reason))
+        Watch(LivePhases(), release).look(failed, rows("BROKEN", reason=reason))
 
     assert caught.value.code == code
     assert reason in caught.value.message
@@ -103,7 +103,7 @@ def test_a_deployment_that_was_given_up_tells_the_reason(reason: str, code: str)
 def test_a_deployment_whose_place_was_taken_ends() -> None:
     """Where the release has gone from the state, watching it ends in an error instead of waiting for ever."""
     with pytest.raises(Failed, match="another deployment took its place"):
-        _Watch(LivePhases(), made(status="DEPLOYING")).look(PackageState("anomaly"), [])
+        Watch(LivePhases(), made(status="DEPLOYING")).look(PackageState("anomaly"), [])
 
 
 def test_following_reads_what_the_store_says(ports: object, capsys: pytest.CaptureFixture[str]) -> None:

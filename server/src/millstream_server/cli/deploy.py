@@ -67,7 +67,7 @@ def deploy(invocation: Invocation, release: str, no_wait: bool, cancel: bool) ->
     if not target.version:
         raise click.UsageError(f"name the version too, as in {target.package}==1.0.0; see: millstream releases list")
     with invocation.ports() as ports:
-        wanted = _begin(ports, target)
+        wanted = begin(ports, target)
         _warn(ports.store, wanted)
         if wanted is None:
             click.echo(f"{target.package}=={target.version} is current already", err=True)
@@ -97,7 +97,7 @@ def _after_begin(ports: Ports, wanted: Release, no_wait: bool) -> int:
         return INTERRUPTED
 
 
-def _begin(ports: Ports, target: Target) -> Release | None:
+def begin(ports: Ports, target: Target) -> Release | None:
     """Write the release as DEPLOYING, or find it under way; None when it is current already."""
     from millstream_server.core.release import PackageState, begin_deploy, check_pipeline_names
     from millstream_server.environments.releases import read_release
@@ -165,17 +165,17 @@ def follow(store: Store, wanted: Release) -> int:
     from millstream_server.cli.printing import LivePhases
 
     live = LivePhases()
-    watch = _Watch(live, wanted)
+    watch = Watch(live, wanted)
     while True:
         state = store.package(wanted.manifest.package)
-        done = watch.look(state, [row for _, row in _rows_of(store, wanted)])
+        done = watch.look(state, [row for _, row in rows_of(store, wanted)])
         if done:
             return 0
         live.tick()
         time.sleep(POLL_S)
 
 
-def _rows_of(store: Store, wanted: Release) -> list[tuple[str, ReleaseStatusRow]]:
+def rows_of(store: Store, wanted: Release) -> list[tuple[str, ReleaseStatusRow]]:
     """What living nodes say of this deployment, by node."""
     from millstream_server.core.status import decode_status
 
@@ -188,14 +188,14 @@ def _rows_of(store: Store, wanted: Release) -> list[tuple[str, ReleaseStatusRow]
     return found
 
 
-class _Watch:
+class Watch:
     """Turns what store and nodes say into live lines, each thing once."""
 
     def __init__(self, live: LivePhases, wanted: Release, clock: Callable[[], float] = time.monotonic) -> None:
+        self.began_s = clock()
         self._live = live
         self._wanted = wanted
         self._clock = clock
-        self._began_s = clock()
         self._ready = False
 
     def look(self, state: PackageState | None, rows: list[ReleaseStatusRow]) -> bool:
@@ -207,7 +207,7 @@ class _Watch:
             return False
         if status == "CURRENT":
             self._show_ready(rows)
-            took = self._clock() - self._began_s
+            took = self._clock() - self.began_s
             click.echo(f"{self._wanted.label} is CURRENT after {took:.1f} s (build {self._wanted.build_id})", err=True)
             return True
         self._live.drop()
@@ -228,7 +228,7 @@ class _Watch:
         self._ready = True
         self._live.end()
         seconds = _installed_in(rows)
-        click.echo(f"  READY      {self._clock() - self._began_s:6.1f} s  {seconds}".rstrip(), err=True)
+        click.echo(f"  READY      {self._clock() - self.began_s:6.1f} s  {seconds}".rstrip(), err=True)
 
     def _failure(self, status: str, reason: str) -> Exception:
         from millstream_server.core.errors import Failed

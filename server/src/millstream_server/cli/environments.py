@@ -167,7 +167,7 @@ def _facts(found: Found, sealed: Sealed, contents: Contents) -> list[tuple[str, 
         ("build", found.build_id),
         ("folder", str(found.prefix)),
         ("state", f"{found.state}: {found.reason}" if found.reason else found.state),
-        ("kept", f"{found.verdict.kind}: {found.verdict.why}"),
+        ("why", found.verdict.why),
         ("created", f"{moment(sealed.created_ms)} in {sum(sealed.seconds.values()):.1f} s ({seconds})"),
         ("python", f"{sealed.python} of {sealed.interpreter}"),
         ("wheel", f"sha256 {sealed.wheel_sha256}"),
@@ -279,7 +279,7 @@ def _tell_call(sealed: Sealed, call: Call) -> None:
 @environments.command(
     examples=[
         ("millstream environments shell anomaly==1.0.0", "Python with the release's own packages"),
-        ("millstream environments shell anomaly==1.0.0 -c 'import anomaly; print(anomaly.__file__)'", ""),
+        ("millstream environments shell anomaly==1.0.0 -c 'import anomaly'", ""),
     ]
 )
 @click.argument("environment", metavar=_EITHER)

@@ -101,9 +101,8 @@ def version_of(ports: Ports, tenant: str, name: str, wanted: int) -> ModelVersio
     if number in versions:
         return versions[number]
     if not versions:
-        raise Invalid(
-            "no_model", f"tenant {tenant} has no model {name}", mend=f"train one, see who has one: millstream models list ({key})"
-        )
+        mend = f"train one: millstream invoke TRAINING_PIPELINE --tenant {shlex.quote(tenant)}; who has one: millstream models list"
+        raise Invalid("no_model", f"tenant {tenant} has no model {name}", mend=mend)
     there = ", ".join(map(str, sorted(versions)))
     raise Invalid("unknown_model", f"{key} has no version {number}; it has {there}", mend=f"millstream models show {key}")
 
