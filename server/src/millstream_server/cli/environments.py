@@ -73,7 +73,11 @@ def setup(invocation: Invocation, release: str) -> int:
                 made = ports.installer.install(wanted, live.begin)
         except KeyboardInterrupt:
             live.drop()
-            click.echo(f"nothing was made and nothing is left over; begin again: millstream environments setup {wanted.label}", err=True)
+            again = f"begin again: millstream environments setup {wanted.label}"
+            done = ports.installer.ready(wanted.build_id) is not None  # it may have been quicker
+            click.echo(
+                f"{wanted.label} is set up all the same" if done else f"nothing was made and nothing is left over; {again}", err=True
+            )
             return INTERRUPTED
         except BaseException:
             live.drop()

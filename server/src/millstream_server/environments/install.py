@@ -336,21 +336,26 @@ def _in_idle_thread(work: Callable[[threading.Event], Environment], cancel: thre
     """Run work in a thread of the lowest priority and return or raise what it does; an interrupt here cancels it there."""
     done: list[Environment] = []
     failed: list[BaseException] = []
+    # Not `Thread.join`: interrupted once, that of Python 3.11 takes the thread for ended, and a second one returns at once.
+    ended = threading.Event()
 
     def run() -> None:
-        at_idle_priority()
         try:
+            at_idle_priority()
             done.append(work(cancel))
         except BaseException as error:  # raised again by the caller's thread
             failed.append(error)
+        finally:
+            ended.set()
 
     thread = threading.Thread(target=run, name="installation")
-    thread.start()
     try:
-        thread.join()
+        thread.start()
+        ended.wait()
     except BaseException:
         cancel.set()
-        thread.join()
+        if thread.ident is not None:
+            ended.wait()
         raise
     if failed:
         raise failed[0]
