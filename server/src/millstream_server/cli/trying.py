@@ -143,7 +143,7 @@ async def run(ports: Ports, sealed: Sealed, call: Call) -> tuple[Result, wire.Wi
     model = None
     if call.version is not None:
         model = Model(key, call.version.version, verify(ports.artifacts, ports.signer, key, call.version))
-    lines = _Lines(call, key)
+    lines = _Lines(sealed, call, key)
     with tempfile.TemporaryDirectory(prefix="millstream-by-hand-") as scratch:
         trains = call.spec.kind == "training"
         left = Path(scratch) / "model" if trains else None
@@ -216,8 +216,9 @@ def failure(call: Call, label: str, error: wire.WireError) -> tuple[str, str, st
 class _Lines:
     """Shows what a worker says, as the log of a node would, on standard error; keeps its metrics."""
 
-    def __init__(self, call: Call, key: str) -> None:
+    def __init__(self, sealed: Sealed, call: Call, key: str) -> None:
         self.metrics: dict[str, float] = {}
+        self._sealed = sealed
         self._call = call
         self._key = key
         self._utc_offset_s = int(time.localtime().tm_gmtoff)
@@ -250,6 +251,7 @@ class _Lines:
             model=self._key,
             model_version=call.version.version if call.version is not None else 0,
         )
+        line = msgspec.structs.replace(line, package=self._sealed.package, release=self._sealed.version)
         click.echo(render(line, utc_offset_s=self._utc_offset_s, most_bytes=0), err=True)
 
 
