@@ -17,7 +17,7 @@ import pytest
 from running_platform import PACKAGES
 
 from blackbox.command import CommandFailed, Platform, child_environment, shipped_command
-from blackbox.processes import tree
+from blackbox.processes import command_line, process, tree
 from blackbox.stream import wait_for
 
 pytestmark = pytest.mark.xdist_group("dev")
@@ -122,8 +122,10 @@ def start(folder: Path, tmp_path: Path, *arguments: str) -> Author:
     return Author(folder, log, process)
 
 
-def gone(pids: list[int]) -> list[int]:
-    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+def left(pids: list[int]) -> list[str]:
+    """What still runs of these, by state and command; one that has ended and waits for its new parent, the machine's init, does not."""
+    found = [one for pid in pids if (one := process(pid)) is not None and one.state != "Z"]
+    return [f"{one.state} {' '.join(command_line(one.pid))}" for one in found]
 
 
 def test_an_author_saves_breaks_mends_and_ends(folder: Path, tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_an_author_saves_breaks_mends_and_ends(folder: Path, tmp_path: Path) -> 
 
     assert author.process.returncode == 0, words
     assert words.rstrip().endswith("ended; nothing runs any more")
-    assert gone(family) == []
+    assert left(family) == []
     assert 'Traceback (most recent call last):\n  File "/' not in words
 
 
@@ -237,8 +239,40 @@ def test_an_end_amid_a_build_leaves_nothing(author: Author) -> None:
     words = author.end()
 
     assert author.process.returncode == 0, words
-    assert gone(family) == []
+    assert left(family) == []
     assert [path.name for path in (author.folder / ".millstream-dev/environments").iterdir() if path.name.startswith(".tmp")] == []
+
+
+def test_a_killed_one_leaves_nothing_that_stands_in_the_way(folder: Path, tmp_path: Path) -> None:
+    """SIGKILL amid a deployment: its workers end with it, and the next `dev` deploys what is there."""
+    author = start(folder, tmp_path)
+    author.wait_for("weigh==1.0.0.dev1 answers, ")
+    author.save("return len(text)", "return len(text) + 1")
+    author.wait_for("probe")
+    author.wait_for("weigh==1.0.0.dev2")
+    workers = author.family()
+    author.process.kill()
+    author.process.wait()
+    wait_for(lambda: left(workers) == [], END_S, "its workers end with it")
+
+    again = start(folder, tmp_path)
+    try:
+        wait_for(lambda: re.search(r"weigh==1\.0\.0\.dev[23] answers, ", again.words()), RELEASED_S, "it answers again")
+        assert again.length()[0] == 5
+    finally:
+        words = again.end()
+    assert again.process.returncode == 0, words
+
+
+def test_a_data_directory_in_the_folder_is_not_watched(folder: Path, tmp_path: Path) -> None:
+    """Its log changes all the time, and would release the same code again and again."""
+    author = start(folder, tmp_path, "--data-dir", str(folder / "data"))
+    try:
+        author.wait_for("weigh==1.0.0.dev1 answers, ")
+        time.sleep(2.0)
+        assert "saved" not in author.words()
+    finally:
+        author.end()
 
 
 def test_only_one_develops_a_folder(author: Author, tmp_path: Path) -> None:

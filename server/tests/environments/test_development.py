@@ -96,6 +96,7 @@ def test_only_what_a_release_is_made_of_is_watched(tmp_path: Path) -> None:
 
     assert sorted(str(Path(path).relative_to(tmp_path)) for path in look(tmp_path)) == sorted(wanted)
     assert look(tmp_path / "nowhere") == {}
+    assert [Path(path).name for path in look(tmp_path, less=tmp_path / "src")] == ["pyproject.toml"]
 
 
 def test_what_is_new_gone_or_other_is_seen(tmp_path: Path) -> None:

@@ -24,11 +24,12 @@ from millstream_server.core.errors import MillstreamError
 from millstream_server.core.logbook import plain
 from millstream_server.core.model import ModelState, ModelVersion
 from millstream_server.core.names import DEFAULT_TENANT
-from millstream_server.core.release import PipelineSpec, Release
+from millstream_server.core.release import PipelineSpec, Release, fail_deploy
 from millstream_server.core.routing import invocation
+from millstream_server.core.store import Store
 from millstream_server.environments.build import Built, build_package, read_package
 from millstream_server.environments.children import Cancelled
-from millstream_server.environments.development import changed, dependencies_of, look, next_version, saved_s
+from millstream_server.environments.development import Seen, changed, dependencies_of, look, next_version, saved_s
 from millstream_server.environments.places import in_folder
 
 __all__ = ["Developing", "Question", "prepare"]
@@ -92,16 +93,16 @@ class Developing:
 
     def _watch(self, ports: app.Ports) -> None:
         """Release what is there, and again whenever it has changed."""
-        seen = look(self._folder)
+        seen = self._look()
         self._release(ports, 0.0)
         wait_s = LOOK_S
         while not self._stop.wait(wait_s):
             began_s = time.monotonic()
-            now = look(self._folder)
+            now = self._look()
             wait_s = max(LOOK_S, 10 * (time.monotonic() - began_s))
             if now == seen:
                 continue
-            while not self._stop.wait(SETTLE_S) and (later := look(self._folder)) != now:
+            while not self._stop.wait(SETTLE_S) and (later := self._look()) != now:
                 now = later
             paths = changed(seen, now)
             saved = saved_s(paths, now)
@@ -109,6 +110,9 @@ class Developing:
             names = ", ".join(str(Path(path).relative_to(self._folder)) for path in paths[:3])
             self._live.say(f"\nsaved {names}" + (f" and {len(paths) - 3} more" if len(paths) > 3 else ""))
             self._release(ports, saved if 0 <= time.time() - saved < 60 else time.time())
+
+    def _look(self) -> Seen:
+        return look(self._folder, less=self._settings.data_dir)
 
     # --- one release --------------------------------------------------------------------------------------------------
 
@@ -151,6 +155,7 @@ class Developing:
 
     def _deploy(self, ports: app.Ports, built: Built, since: float, what: str) -> None:
         manifest = built.manifest
+        self._give_up_older(ports.store, manifest.package)
         wanted = deploy.begin(ports, deploy.Target(manifest.package, manifest.version))
         if wanted is None:
             return
@@ -168,6 +173,12 @@ class Developing:
         self._listening.released(wanted)
         self._tell_how_to_ask(wanted)
         self._tell_models(ports, wanted)
+
+    @staticmethod
+    def _give_up_older(store: Store, package: str) -> None:
+        """A deployment that was under way when an earlier `dev` was ended stands in the way of the next."""
+        while (state := store.package(package)) is not None and state.deploying is not None:
+            store.save_package(fail_deploy(state, "a newer save takes its place"))
 
     @staticmethod
     def _routed(ports: app.Ports, wanted: Release) -> bool:

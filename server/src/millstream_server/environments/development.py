@@ -43,28 +43,31 @@ def _readable(versions: Iterable[str]) -> Iterator[Version]:
             continue  # somebody else's file in the index
 
 
-def look(folder: Path) -> Seen:
+def look(folder: Path, *, less: Path | None = None) -> Seen:
     """Every file that a release of the package may be made of, as it is now.
 
     Left out are hidden files and folders, what builds leave, and folders of tests and pages beside `pyproject.toml`. Files that go
     meanwhile are not there.
+
+    Args:
+        less: a folder in it that is not looked into, such as the data directory, which changes all the time.
     """
     seen: Seen = {}
-    _look_into(str(folder), seen, _NOT_SOURCES | _NOT_SHIPPED)
+    _look_into(str(folder), seen, _NOT_SOURCES | _NOT_SHIPPED, str(less))
     return seen
 
 
-def _look_into(folder: str, seen: Seen, left_out: frozenset[str]) -> None:
+def _look_into(folder: str, seen: Seen, left_out: frozenset[str], less: str) -> None:
     try:
         entries = list(os.scandir(folder))
     except OSError:
         return  # gone, or not ours to read: the build says so where it needs it
     for entry in entries:
-        if entry.name.startswith(".") or entry.name in left_out or entry.name.endswith((".egg-info", ".pyc", "~")):
+        if entry.path == less or entry.name.startswith(".") or entry.name in left_out or entry.name.endswith((".egg-info", ".pyc", "~")):
             continue
         try:
             if entry.is_dir(follow_symlinks=False):
-                _look_into(entry.path, seen, _NOT_SOURCES)
+                _look_into(entry.path, seen, _NOT_SOURCES, less)
             else:
                 said = entry.stat()
                 seen[entry.path] = (said.st_mtime_ns, said.st_size, said.st_ino)
