@@ -96,6 +96,11 @@ class Ports:
         url = self.settings.shared.store or f"sqlite:///{self.data_dir / 'store.sqlite'}"
         return SqlStore.open(url, create=self._create or bool(self.settings.shared.store))
 
+    @property
+    def has_store(self) -> bool:
+        """Whether the store was ever made: releases may be published before the first node."""
+        return bool(self.settings.shared.store) or (self.data_dir / "store.sqlite").exists()
+
     @cached_property
     def index(self) -> ReleaseIndex:
         from millstream_server.adapters.folder_index import FolderIndex
@@ -285,8 +290,7 @@ def _node_settings(settings: Settings) -> NodeSettings:
     from millstream_server.node.runs import RunLimits
 
     node = settings.node
-    # A result travels with its envelope: leave room for it below the largest record.
-    max_result_bytes = max(settings.log.max_record_bytes // 2, settings.log.max_record_bytes - 16 * 1024)
+    result_bytes = max_result_bytes(settings)
     memory_bytes = worker_memory_bytes(node.worker_memory_bytes)
     return NodeSettings(
         node.name,
@@ -300,11 +304,11 @@ def _node_settings(settings: Settings) -> NodeSettings:
             node.attempt_timeout_s,
             node.worker_ready_timeout_s,
             memory_bytes,
-            max_result_bytes,
+            result_bytes,
             node.sleep_after_s,
         ),
         worker_memory_bytes(node.models_memory_bytes),
-        RunLimits(node.training_slots, node.run_lease_s, node.run_timeout_s, max_result_bytes, memory_bytes),
+        RunLimits(node.training_slots, node.run_lease_s, node.run_timeout_s, result_bytes, memory_bytes),
         node.max_queued_requests,
         node.max_queued_bytes,
         node.max_attempts,
@@ -315,6 +319,11 @@ def _node_settings(settings: Settings) -> NodeSettings:
         int(settings.log.retention_hours * 3_600_000),
         node.reply_topics,
     )
+
+
+def max_result_bytes(settings: Settings) -> int:
+    """What one result may weigh. It travels with its envelope, for which there must be room below the largest record."""
+    return max(settings.log.max_record_bytes // 2, settings.log.max_record_bytes - 16 * 1024)
 
 
 def worker_memory_bytes(setting_bytes: int) -> int:

@@ -214,6 +214,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
 _FIELDS: dict[str, object] = {
     f"{section}.{name}": hint for section, struct in SECTIONS.items() for name, hint in get_type_hints(struct, include_extras=True).items()
 }
+CONNECTED = tuple(name for name in _FIELDS if name.startswith("shared.") or name == "kafka.bootstrap")
+"""Settings that connect a node to what it may share; all empty: it has everything in its data directory."""
 _LISTS = {name for name, hint in _FIELDS.items() if hint == tuple[str, ...]}
 HIDDEN = "(hidden)"
 _SECRET = re.compile(r"password|secret|\.pem\b|jaas|oauthbearer\.config|token", re.IGNORECASE)

@@ -72,7 +72,7 @@ def deploy(invocation: Invocation, release: str, no_wait: bool, allow_breaking: 
     if not rollback and not target.version:
         raise click.UsageError(f"name the version too, as in {target.package}==1.0.0; see: millstream releases list")
     with invocation.ports() as ports:
-        wanted = _begin_rollback(ports.store, target.package) if rollback else _begin(ports, target, allow_breaking)
+        wanted = _begin_rollback(ports.store, target.package) if rollback else begin(ports, target, allow_breaking)
         if wanted is None:
             click.echo(f"{target.package}=={target.version} is current already", err=True)
             return 0
@@ -103,7 +103,7 @@ def _after_begin(ports: Ports, wanted: Release, no_wait: bool) -> int:
         return INTERRUPTED
 
 
-def _begin(ports: Ports, target: Target, allow_breaking: bool) -> Release | None:
+def begin(ports: Ports, target: Target, allow_breaking: bool) -> Release | None:
     """Write the release as DEPLOYING, or find it under way; None when it is current already.
 
     Raises:

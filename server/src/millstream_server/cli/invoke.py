@@ -82,7 +82,7 @@ def invoke(
         id=request_id or new_id(time.time_ns() // 1_000_000),
         pipeline=pipeline,
         tenant=tenant,
-        params=_params(params, lambda: _shown_by(invocation, pipeline)),
+        params=read_params(params, lambda: _shown_by(invocation, pipeline)),
         timeout_s=deadline or 0.0,
         idempotency_key=idempotency_key,
     )
@@ -96,7 +96,7 @@ def invoke(
         return _wait(ports, request, timeout, full=full)
 
 
-def _params(text: str, shown_by: Callable[[], str]) -> msgspec.Raw:
+def read_params(text: str, shown_by: Callable[[], str]) -> msgspec.Raw:
     """The parameters' JSON, as bytes; `shown_by` names the command that shows what the pipeline takes.
 
     Raises:

@@ -43,10 +43,12 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Write a package and release it": {
         "init": ("packages:init", "Start a package that builds, tests, deploys and answers as it is."),
+        "dev": ("dev:dev", "Run the platform on a package's folder, and release anew whenever a file of it is saved."),
         "build": ("packages:build", "Build a package into a wheel that carries its lock and its manifest."),
         "publish": ("packages:publish", "Put a built wheel on the release index."),
         "deploy": ("deploy:deploy", "Make a published version the current release, and follow it until it is."),
         "releases": ("releases:releases", "List releases and show one of them."),
+        "environments": ("environments:environments", "Make, look at, try and remove the environments of this machine by hand."),
     },
     "Use it": {
         "invoke": ("invoke:invoke", "Put one request on the log and wait for its result."),
@@ -143,12 +145,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def tell(error: Exception) -> int:
     """Print an error in its three parts on standard error and return the exit code."""
-    from millstream_server.core.errors import CODES, Failed, MillstreamError
+    from millstream_server.core.errors import CODES
 
-    if not isinstance(error, MillstreamError):
-        error = _of_system(error) or Failed("internal", f"{type(error).__name__}: {error}")
+    error = as_told(error)
     print_error(error.label, error.message, error.where, error.mend)
     return EXIT_CODES[CODES[error.code].kind]
+
+
+def as_told(error: Exception) -> MillstreamError:
+    """Any failure as one of ours."""
+    from millstream_server.core.errors import Failed, MillstreamError
+
+    if isinstance(error, MillstreamError):
+        return error
+    return _of_system(error) or Failed("internal", f"{type(error).__name__}: {error}")
 
 
 def print_error(label: str, message: str, where: str, mend: str) -> None:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from millstream_server.cli.frame import Command, Invocation, common, pass_invocation
-
-if TYPE_CHECKING:
-    from millstream_server.cli.printing import LivePhases
 
 
 @click.command(
@@ -55,13 +51,13 @@ def build(invocation: Invocation, folder: Path, out: Path | None) -> int:
     both in an environment of their own, imports the package and reads its pipelines from its type hints. Warns of an inference whose
     model no training of the package makes. Ctrl-C leaves nothing unfinished behind.
     """
-    from millstream_server.cli.printing import LivePhases, caution
+    from millstream_server.cli.printing import LivePhases, Ticking, caution
     from millstream_server.core.model_names import never_trained
     from millstream_server.environments.build import build_package
 
     live = LivePhases()
     arguments = invocation.settings().environments.index_arguments
-    ticking = _Ticking(live)
+    ticking = Ticking(live)
     try:
         with ticking:
             built = build_package(folder, out or folder / "dist", index_arguments=arguments, on_phase=live.begin)
@@ -138,25 +134,3 @@ def _near_path(path: Path) -> Path:
         return path.relative_to(Path.cwd())
     except ValueError:
         return path
-
-
-class _Ticking:
-    """Lets a live line count its seconds while the main thread works."""
-
-    def __init__(self, live: LivePhases) -> None:
-        import threading
-
-        self._live = live
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(0.1):
-            self._live.tick()

@@ -157,3 +157,23 @@ class LivePhases:
 
     def _write(self, text: str, end: str) -> None:
         click.echo(f"\r\x1b[K{text}{end}" if self._live else f"{text}{end}", err=True, nl=False)
+
+
+class Ticking:
+    """Lets a live line count its seconds while the main thread works."""
+
+    def __init__(self, live: LivePhases) -> None:
+        self._live = live
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.1):
+            self._live.tick()

@@ -267,6 +267,13 @@ CODES: dict[str, Code] = _codes(
         "This version is published with other contents; versions never change.",
         "raise the version and publish again",
     ),
+    Code("unknown_environment", "invalid", "No such environment is on this machine.", "see: millstream environments list"),
+    Code(
+        "environment_in_use",
+        "invalid",
+        "The environment is needed by the node or used by a command, so it was not removed.",
+        "see what keeps it: millstream environments list",
+    ),
     Code("unknown_release", "invalid", "No such release is known here.", "see: millstream releases list"),
     Code("pipeline_name_taken", "invalid", "Another deployed package already has a pipeline of this name.", "rename the pipeline"),
     Code(

@@ -1,8 +1,8 @@
 """`build_package`: from an author's folder to the wheel of a release.
 
-Called by `millstream build`, in its main thread. The wheel is what the author's own build backend makes, with two files added
-to its dist-info: the lock and the manifest. What the manifest says of pipelines is read from the imported code, in an
-environment made from that very lock, so a package that cannot be imported is never published.
+Called by `millstream build`, in its main thread, and by `millstream dev`, in another. The wheel is what the author's own build backend
+makes, with two files added to its dist-info: the lock and the manifest. What the manifest says of pipelines is read from the imported
+code, in an environment made from that very lock, so a package that cannot be imported is never published.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -36,12 +37,13 @@ _UNUSED_DAYS = 14
 
 
 class Built(msgspec.Struct, frozen=True):
-    """The finished wheel, its manifest and SHA-256, and the seconds of each phase."""
+    """The finished wheel, its manifest and SHA-256, the seconds of each phase, and the text of its lock."""
 
     wheel: Path
     manifest: Manifest
     sha256: str
     seconds: dict[str, float]
+    lock: str
 
 
 class Package(msgspec.Struct, frozen=True):
@@ -66,7 +68,16 @@ class _Pipelines(msgspec.Struct):
     pipelines: tuple[PipelineSpec, ...]
 
 
-def build_package(folder: Path, out_dir: Path, *, index_arguments: Sequence[str] = (), on_phase: OnPhase | None = None) -> Built:
+def build_package(
+    folder: Path,
+    out_dir: Path,
+    *,
+    index_arguments: Sequence[str] = (),
+    on_phase: OnPhase | None = None,
+    version_of: Callable[[str], str] | None = None,
+    lock_text: str = "",
+    cancel: threading.Event | None = None,
+) -> Built:
     """Build the release of a package into `out_dir`. An interrupt (Ctrl-C) ends the children and leaves no unfinished file.
 
     Args:
@@ -74,8 +85,12 @@ def build_package(folder: Path, out_dir: Path, *, index_arguments: Sequence[str]
         out_dir: made when it is missing.
         index_arguments: of the release index, where a package may depend on what is published there.
         on_phase: told each phase as it begins: resolve, wheel, download, install, probe, pack.
+        version_of: from the package's version to the one that this release gets; its own where left out.
+        lock_text: of an earlier build with the same dependencies; then nothing is resolved.
+        cancel: set it to give up; children are ended.
 
     Raises:
+        Cancelled: `cancel` was set.
         Invalid: bad_package, bad_name, lock_unresolvable, no_wheel, hash_mismatch, import_failed, bad_pipeline.
         Failed: install_failed.
         Unavailable: no_interpreter, no_uv, no_space, install_failed (the index is out of reach).
@@ -88,12 +103,16 @@ def build_package(folder: Path, out_dir: Path, *, index_arguments: Sequence[str]
         out_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="millstream-build-") as scratch:
             phases.begin("resolve", package.label)
-            lock_text = lock.resolve(folder, interpreter, index_arguments, package.label)
+            lock_text = lock_text or lock.resolve(folder, interpreter, index_arguments, package.label, cancel=cancel)
             phases.begin("wheel", package.label)
-            plain = _build_wheel(folder, Path(scratch), interpreter, package)
-            environment = _build_environment(lock_text, interpreter, index_arguments, package, phases)
+            plain = _build_wheel(folder, Path(scratch), interpreter, package, cancel)
+            if version_of is not None:
+                version = version_of(str(_version(wheels.read_info(plain).version, plain)))
+                package = msgspec.structs.replace(package, version=version)
+                plain = wheels.with_version(plain, version, Path(scratch))
+            environment = _build_environment(lock_text, interpreter, index_arguments, package, phases, cancel)
             phases.begin("probe", package.label)
-            manifest = _manifest(plain, lock_text, interpreter, package, _probe(environment, plain, Path(scratch), package))
+            manifest = _manifest(plain, lock_text, interpreter, package, _probe(environment, plain, Path(scratch), package, cancel))
             phases.begin("pack", package.label)
             wheel = out_dir / plain.name
             wheels.add_files(
@@ -103,7 +122,7 @@ def build_package(folder: Path, out_dir: Path, *, index_arguments: Sequence[str]
         raise venv.told_by_system(error, f"{package.label} cannot be built") from error
     finally:
         phases.end()
-    return Built(wheel, manifest, wheels.sha256_of(wheel), phases.seconds)
+    return Built(wheel, manifest, wheels.sha256_of(wheel), phases.seconds, lock_text)
 
 
 def read_package(folder: Path) -> Package:
@@ -176,12 +195,12 @@ def _modules(modules: object, path: Path) -> tuple[str, ...]:
     return tuple(modules)
 
 
-def _build_wheel(folder: Path, scratch: Path, interpreter: Interpreter, package: Package) -> Path:
+def _build_wheel(folder: Path, scratch: Path, interpreter: Interpreter, package: Package, cancel: threading.Event | None) -> Path:
     out = scratch / "wheel"
     command: list[str | Path] = ["build", "--wheel", "--out-dir", out, "--python", interpreter.path, "--no-create-gitignore", folder]
-    done = run_uv([*command, "--offline"], cwd=folder)
+    done = run_uv([*command, "--offline"], cwd=folder, cancel=cancel)
     if done.code != 0 and "network" in done.stderr:  # the backend is not cached yet
-        done = run_uv(command, cwd=folder)
+        done = run_uv(command, cwd=folder, cancel=cancel)
     built = sorted(out.glob("*.whl"))
     if done.code != 0 or not built:
         failure = told(done, f"the wheel of {package.label} cannot be built", otherwise="bad_package", where=str(folder))
@@ -193,7 +212,14 @@ def _build_wheel(folder: Path, scratch: Path, interpreter: Interpreter, package:
     return built[0]
 
 
-def _build_environment(lock_text: str, interpreter: Interpreter, index_arguments: Sequence[str], package: Package, phases: Phases) -> Path:
+def _build_environment(
+    lock_text: str,
+    interpreter: Interpreter,
+    index_arguments: Sequence[str],
+    package: Package,
+    phases: Phases,
+    cancel: threading.Event | None,
+) -> Path:
     """An environment of the lock without the package: kept by lock and interpreter, so that a second build needs none."""
     root = venv.build_cache()
     prefix = root / hashlib.sha256(f"{lock_text}\0{interpreter.path}\0{interpreter.version}".encode()).hexdigest()[:24]
@@ -204,11 +230,11 @@ def _build_environment(lock_text: str, interpreter: Interpreter, index_arguments
     _forget_unused(root)
     temporary = root / f".tmp-{uuid.uuid4().hex}"
     try:
-        venv.create(temporary, interpreter)
+        venv.create(temporary, interpreter, cancel=cancel)
         requirements = temporary / "requirements.txt"
         requirements.write_text(lock_text, encoding="utf-8")
         arguments = ["--find-links", str(SHIPPED_WHEELS), *index_arguments]
-        venv.fill(temporary, requirements, arguments, package.label, phases)
+        venv.fill(temporary, requirements, arguments, package.label, phases, cancel=cancel)
         venv.remove(prefix)  # one whose interpreter is gone
         try:
             os.rename(temporary, prefix)
@@ -228,7 +254,9 @@ def _forget_unused(root: Path) -> None:
             venv.remove(path)
 
 
-def _probe(environment: Path, wheel: Path, scratch: Path, package: Package) -> tuple[tuple[str, ...], tuple[PipelineSpec, ...]]:
+def _probe(
+    environment: Path, wheel: Path, scratch: Path, package: Package, cancel: threading.Event | None
+) -> tuple[tuple[str, ...], tuple[PipelineSpec, ...]]:
     """Import the wheel's modules in the environment and return their names and the pipelines that they declare."""
     modules = package.modules or wheels.top_level_modules(wheel)
     if not modules:
@@ -237,11 +265,15 @@ def _probe(environment: Path, wheel: Path, scratch: Path, package: Package) -> t
         )
     unpacked = scratch / "unpacked"
     python = environment / "bin" / "python"
-    done = run_uv(["pip", "install", "--quiet", "--no-deps", "--offline", "--python", python, "--target", unpacked, wheel])
+    done = run_uv(["pip", "install", "--quiet", "--no-deps", "--offline", "--python", python, "--target", unpacked, wheel], cancel=cancel)
     if done.code != 0:
         raise told(done, f"{wheel.name} cannot be unpacked", otherwise="bad_package", where=str(wheel))
     line = probe.ask(
-        python, ["-m", "millstream.manifest", "--path", unpacked, "--modules", ",".join(modules)], package.label, root=unpacked
+        python,
+        ["-m", "millstream.manifest", "--path", unpacked, "--modules", ",".join(modules)],
+        package.label,
+        root=unpacked,
+        cancel=cancel,
     )
     return modules, msgspec.json.decode(line, type=_Pipelines).pipelines
 

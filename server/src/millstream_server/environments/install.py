@@ -4,16 +4,22 @@ Called by the node, from a thread of its own a release. An environment is made a
 created, filled from the lock that the release's wheel carries, compared file by file, imported once (which compiles the
 bytecode of what it imports), sealed with MANIFEST.json, made read-only, renamed. So a folder that has a build's name and a
 MANIFEST.json is complete, whatever was killed when.
+
+More than one process may work on the same folder: a node, and commands by hand. Who makes an environment holds the lock of its
+temporary folder, so that nobody sweeps it; who works in one by hand shares its lock, so that nobody removes it. The kernel gives
+both back, whatever ends the process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -28,6 +34,7 @@ from millstream_server.environments.phases import OnPhase, Phases
 MANIFEST_FILE = "MANIFEST.json"
 _TEMPORARY = ".tmp-"
 _FORMAT = 1
+_LOCK_TRIES, _LOCK_WAIT_S = 5, 0.02
 
 
 class Environment(msgspec.Struct, frozen=True):
@@ -73,12 +80,16 @@ class Installer:
     def sweep(self) -> list[str]:
         """Remove what an interrupted installation or removal left behind; called once, before the first installation.
 
+        What another process is just making is left to it.
+
         Returns:
             Names of the folders that were removed.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         unsealed = [
-            path for path in self.root.iterdir() if path.name.startswith(_TEMPORARY) or (path.is_dir() and _read_seal(path) is None)
+            path
+            for path in self.root.iterdir()
+            if (path.name.startswith(_TEMPORARY) or (path.is_dir() and _read_seal(path) is None)) and not _is_locked(path)
         ]
         for path in unsealed:
             venv.remove(path)
@@ -101,17 +112,58 @@ class Installer:
             return []
         return sorted(seals, key=lambda seal: seal.created_ms, reverse=True)
 
+    @contextlib.contextmanager
+    def hold(self, build_id: str) -> Iterator[int]:
+        """Keep an environment from being removed while the context lasts, and longer where a child inherits the descriptor.
+
+        Yields:
+            The descriptor that holds its lock.
+
+        Raises:
+            Invalid: unknown_environment, it is not there (any more).
+        """
+        prefix = self.root / build_id
+        handle = _open_folder(prefix)
+        try:
+            if handle is not None:
+                fcntl.flock(handle, fcntl.LOCK_SH)
+            if handle is None or not prefix.exists() or not os.path.samestat(os.fstat(handle), prefix.stat()):
+                raise Invalid("unknown_environment", f"there is no environment of build {build_id}", where=str(self.root))
+            yield handle
+        finally:
+            if handle is not None:
+                os.close(handle)
+
+    def is_held(self, build_id: str) -> bool:
+        """Whether some process works in the environment of a build by hand now."""
+        return _is_locked(self.root / build_id)
+
     def remove(self, build_id: str) -> int:
         """Remove the environment of a build, in which nothing may run any more.
 
         Returns:
             The bytes of its files that are given back: those that no other environment or cache shares. 0 where it is not there.
+
+        Raises:
+            Invalid: environment_in_use, somebody works in it by hand.
         """
+        handle = _open_folder(self.root / build_id)
+        if handle is None:
+            return 0
         doomed = self.root / f"{_TEMPORARY}{uuid.uuid4().hex}"
         try:
+            if not _take_lock(handle):
+                raise Invalid(
+                    "environment_in_use",
+                    f"a command works in the environment of build {build_id}",
+                    where=str(self.root / build_id),
+                    mend="let it end first: it is a `millstream environments run` or `shell`",
+                )
             os.rename(self.root / build_id, doomed)  # from here on nobody takes it for ready
         except FileNotFoundError:
             return 0
+        finally:
+            os.close(handle)
         freed_bytes = venv.own_bytes(doomed)
         venv.remove(doomed)
         return freed_bytes
@@ -143,10 +195,12 @@ class Installer:
         self.root.mkdir(parents=True, exist_ok=True)
         temporary = self.root / f"{_TEMPORARY}{uuid.uuid4().hex}"
         try:
-            sealed = self._make(temporary, release, phases, cancel)
-            if cancel.is_set():
-                raise Cancelled
-            return self._put_in_place(temporary, sealed)
+            temporary.mkdir()
+            with _locked(temporary):
+                sealed = self._make(temporary, release, phases, cancel)
+                if cancel.is_set():
+                    raise Cancelled
+                return self._put_in_place(temporary, sealed)
         except OSError as error:
             raise venv.told_by_system(error, f"{release.label} cannot be installed") from error
         finally:
@@ -224,6 +278,45 @@ class Installer:
         return ready
 
 
+def _open_folder(path: Path) -> int | None:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder that this process makes; it goes with the folder where that is renamed."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _is_locked(folder: Path) -> bool:
+    handle = _open_folder(folder)
+    if handle is None:
+        return False
+    try:
+        return not _take_lock(handle)
+    finally:
+        os.close(handle)
+
+
+def _take_lock(handle: int) -> bool:
+    """Take the lock of a folder alone; more than one try, because those who only ask take it too, for a moment."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(_LOCK_WAIT_S)
+    return False
+
+
 def _build_environments() -> list[Path]:
     """Where this user builds packages too, as on a laptop: their probe has compiled what ours would compile again."""
     try:
@@ -243,21 +336,26 @@ def _in_idle_thread(work: Callable[[threading.Event], Environment], cancel: thre
     """Run work in a thread of the lowest priority and return or raise what it does; an interrupt here cancels it there."""
     done: list[Environment] = []
     failed: list[BaseException] = []
+    # Not `Thread.join`: interrupted once, that of Python 3.11 takes the thread for ended, and a second one returns at once.
+    ended = threading.Event()
 
     def run() -> None:
-        at_idle_priority()
         try:
+            at_idle_priority()
             done.append(work(cancel))
         except BaseException as error:  # raised again by the caller's thread
             failed.append(error)
+        finally:
+            ended.set()
 
     thread = threading.Thread(target=run, name="installation")
-    thread.start()
     try:
-        thread.join()
+        thread.start()
+        ended.wait()
     except BaseException:
         cancel.set()
-        thread.join()
+        if thread.ident is not None:
+            ended.wait()
         raise
     if failed:
         raise failed[0]

@@ -19,6 +19,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from millstream_server.core.errors import Failed, Invalid, MillstreamError, Unavailable
 from millstream_server.environments.interpreters import Interpreter
 from millstream_server.environments.phases import Phases
@@ -155,15 +157,30 @@ def make_read_only(prefix: Path) -> None:
         os.chmod(folder, stat.S_IMODE(os.stat(folder).st_mode) & ~0o222)
 
 
-def own_bytes(prefix: Path) -> int:
-    """Bytes on disk of the files that only this tree has; those that uv linked from its cache are the cache's too."""
-    found = 0
+class Sizes(msgspec.Struct, frozen=True):
+    """Bytes on disk of a tree's files: those that only it has, and those that uv's cache or another environment links too."""
+
+    own_bytes: int
+    shared_bytes: int
+
+
+def sizes(prefix: Path) -> Sizes:
+    """Measure a tree; files that go meanwhile are not counted."""
+    own_bytes = shared_bytes = 0
     for folder, _, names in os.walk(prefix):
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 said = os.lstat(os.path.join(folder, name))
-                found += said.st_blocks * 512 if said.st_nlink == 1 else 0
-    return found
+                if said.st_nlink == 1:
+                    own_bytes += said.st_blocks * 512
+                else:
+                    shared_bytes += said.st_blocks * 512
+    return Sizes(own_bytes, shared_bytes)
+
+
+def own_bytes(prefix: Path) -> int:
+    """Bytes on disk of the files that only this tree has; those that uv linked from its cache are the cache's too."""
+    return sizes(prefix).own_bytes
 
 
 def remove(prefix: Path) -> None:

@@ -12,6 +12,7 @@ import email.parser
 import hashlib
 import io
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ LOCK = "millstream/lock.txt"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _EXECUTABLE = 0o100755
 _PLAIN = 0o100644
+_VERSION = re.compile(rb"^Version: .*$", re.MULTILINE)
 
 
 class WheelInfo(msgspec.Struct, frozen=True):
@@ -98,14 +100,45 @@ def add_files(wheel: Path, target: Path, extra: Mapping[str, bytes]) -> None:
 
     The same input makes the same bytes: names sorted, dist-info last, times fixed. `target` appears whole or not at all.
     """
+    dist_info, members = _members(wheel)
+    members.update({f"{dist_info}/{name}": (data, _PLAIN) for name, data in extra.items()})
+    _write(target, dist_info, members)
+
+
+def with_version(wheel: Path, version: str, out_dir: Path) -> Path:
+    """Write the same wheel under another version into a folder, and return its path: file name, dist-info and METADATA say it.
+
+    Raises:
+        Invalid: bad_package, the file is no wheel, or its METADATA says no version.
+    """
+    dist_info, members = _members(wheel)
+    name, _, tags = wheel.name.split("-", 2)
+    renamed = f"{name}-{version}.dist-info"
+    moved = {
+        f"{renamed}{path.removeprefix(dist_info)}" if path.startswith(f"{dist_info}/") else path: data for path, data in members.items()
+    }
+    metadata, mode = moved[f"{renamed}/METADATA"]
+    changed, count = _VERSION.subn(f"Version: {version}".encode(), metadata, count=1)
+    if not count:
+        raise Invalid("bad_package", f"the METADATA of {wheel.name} says no version", where=str(wheel))
+    moved[f"{renamed}/METADATA"] = (changed, mode)
+    target = out_dir / f"{name}-{version}-{tags}"
+    _write(target, renamed, moved)
+    return target
+
+
+def _members(wheel: Path) -> tuple[str, dict[str, tuple[bytes, int]]]:
+    """The name of the dist-info folder, and every file but RECORD with its mode."""
     with _opened(wheel) as archive:
         dist_info = _dist_info(archive, wheel)
-        members = {
+        return dist_info, {
             item.filename: (archive.read(item), _EXECUTABLE if (item.external_attr >> 16) & 0o111 else _PLAIN)
             for item in archive.infolist()
             if not item.is_dir() and item.filename != f"{dist_info}/RECORD"
         }
-    members.update({f"{dist_info}/{name}": (data, _PLAIN) for name, data in extra.items()})
+
+
+def _write(target: Path, dist_info: str, members: dict[str, tuple[bytes, int]]) -> None:
     ordered = sorted(members, key=lambda name: (name.startswith(f"{dist_info}/"), name))
     members[f"{dist_info}/RECORD"] = (_record({name: members[name][0] for name in ordered}, f"{dist_info}/RECORD"), _PLAIN)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")

@@ -78,6 +78,8 @@ SHARED_TOPICS = (PARKED, OVERFLOW)
 """What a node reads beside them where several share the log."""
 PARTITIONS = 12
 TICK_S = 0.1
+NEWS_S = 0.02
+"""Shortest time between two reports of this node, or two looks of its controller."""
 SHARES = 20
 """Parties among whom what a node may hold is shared out, where it must be."""
 
@@ -190,6 +192,9 @@ class Node(PoolEvents):
         self._from_poller: deque[Callable[[], None]] = deque()
         self._taking = False
         """Whether the next of these is taken in the loop's next round."""
+        self._changed = asyncio.Event()
+        """Something that the node reports of releases is new: say it now, for a deployment waits for it."""
+        self._reported = asyncio.Event()
         self.lags: dict[str, int] = {}
         self.open_runs: dict[str, int] = {}
 
@@ -525,6 +530,7 @@ class Node(PoolEvents):
         )
 
     def _releases_changed(self) -> None:
+        self._changed.set()
         self.models.retry_pending()
         if self.wired:
             self.intake.pool_changed()
@@ -705,7 +711,8 @@ class Node(PoolEvents):
                 self.troubles.set("store", "")
             except Unavailable as error:
                 self.troubles.set("store", str(error))
-            await asyncio.sleep(1.0 if not any(s.deploying for s in self.catalog.packages.values()) else 0.2)
+            self._reported.set()
+            await _pause(self._changed, 1.0 if not any(s.deploying for s in self.catalog.packages.values()) else 0.2)
 
     async def _measure(self) -> None:
         """Ask the log how much is left to do. Apart from `_report`, which must not wait for a log that is away."""
@@ -728,7 +735,7 @@ class Node(PoolEvents):
                     self.relay.notify()
             except Unavailable as error:
                 self.troubles.set("controller", str(error))
-            await asyncio.sleep(0.5 if not any(s.deploying for s in self.catalog.packages.values()) else 0.1)
+            await _pause(self._reported, 0.5 if not any(s.deploying for s in self.catalog.packages.values()) else 0.1)
 
     async def figures(self) -> Figures:
         """What the metrics show, of this moment; on the loop, and nothing is waited for."""
@@ -774,3 +781,11 @@ class Node(PoolEvents):
             self._reason = f"{where} failed: {error}"
             self.logbook.write(entry("node_failed", self._reason, level="error"))
         self._stop.set()
+
+
+async def _pause(news: asyncio.Event, most_s: float) -> None:
+    """Wait until there are news, for a time at most; never less than `NEWS_S`, however many come."""
+    await asyncio.sleep(NEWS_S)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(news.wait(), most_s - NEWS_S)
+    news.clear()

@@ -207,7 +207,7 @@ class Pool:
         if (key, version) in self._failed_loads:
             return False
         ready = (w for w in self.workers if w.ready and not w.draining)
-        return any(w.models.get((key, version)) and (w.pid, key, version) not in self._load_started for w in ready)
+        return any((key, version) in w.shelf.models and (w.pid, key, version) not in self._load_started for w in ready)
 
     # --- sending ------------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from typing import Protocol
 import msgspec
 
 from millstream_server.core.errors import MillstreamError
+from millstream_server.core.keeping import is_left_over, is_needed
 from millstream_server.core.release import EnvironmentStatus, Release
 from millstream_server.core.routing import Catalog
 from millstream_server.node.logbook import Logbook, entry
@@ -65,7 +66,7 @@ class Installer(Protocol):
         """Every complete environment on this machine."""
 
     def remove(self, build_id: str) -> int:
-        """Remove an environment in which nothing runs; the bytes given back. Blocks."""
+        """Remove an environment in which nothing runs; the bytes given back. Blocks. Raises MillstreamError where somebody works in it."""
 
 
 class Sealed(Protocol):
@@ -163,8 +164,7 @@ class Releases:
         wanted: list[Release] = []
         for state in self._catalog.packages.values():
             for release in reversed(state.releases):
-                kept = self._serves and release.status == "KEPT"
-                if release.status in ("CURRENT", "DEPLOYING") or kept or (state.package, release.build_id) in needed:
+                if is_needed(state.package, release, needed, serves=self._serves):
                     wanted.append(release)
         return sorted(wanted, key=lambda r: (r.status == "DEPLOYING", not self._is_called(r)))
 
@@ -263,15 +263,14 @@ class Releases:
         """Environments on this machine that were needed before this process began. Those made by hand for a later release stay."""
         for sealed in await asyncio.to_thread(self._installer.installed):
             state = self._catalog.packages.get(sealed.package)
-            current = state.current if state is not None else None
-            if sealed.build_id in wanted or sealed.build_id in self.builds or current is None or sealed.created_ms > current.deployed_ms:
+            if sealed.build_id in wanted or sealed.build_id in self.builds or not is_left_over(sealed.created_ms, state):
                 continue
             await self._remove_folder(sealed.build_id, state.by_build(sealed.build_id) if state is not None else None)
 
     async def _remove_folder(self, build_id: str, release: Release | None) -> None:
         try:
             freed_bytes = await asyncio.to_thread(self._installer.remove, build_id)
-        except OSError as error:  # what is left is looked at again
+        except (OSError, MillstreamError) as error:  # also where somebody works in it by hand: what is left is looked at again
             self._logbook.write(entry("environment_removed", f"{build_id} cannot be removed: {error}", level="warning", release=release))
             return
         self._logbook.write(entry("environment_removed", f"{build_id}: {freed_bytes / 1e6:.0f} MB given back", release=release))

@@ -323,7 +323,7 @@ def _start(spawn: Spawn) -> tuple[subprocess.Popen[bytes], socket.socket]:
             stderr=subprocess.STDOUT,
             pass_fds=(theirs.fileno(),),
             cwd=spawn.folder,
-            env=_scrubbed_environment(spawn),
+            env=scrubbed_environment(spawn.python, spawn.folder),
             start_new_session=True,
         )
     except BaseException:
@@ -334,13 +334,13 @@ def _start(spawn: Spawn) -> tuple[subprocess.Popen[bytes], socket.socket]:
     return process, ours
 
 
-def _scrubbed_environment(spawn: Spawn) -> dict[str, str]:
+def scrubbed_environment(python: Path, folder: Path) -> dict[str, str]:
     """What a worker may know of its surroundings: no credential, no setting of the node. One thread a maths library: a node
     runs several workers, and each of them taking all cores makes every one slower."""
     return {
-        "PATH": f"{spawn.python.parent}:/usr/bin:/bin",
-        "HOME": str(spawn.folder),
-        "TMPDIR": str(spawn.folder),
+        "PATH": f"{python.parent}:/usr/bin:/bin",
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
         "LANG": "C.UTF-8",
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
