@@ -196,6 +196,7 @@ def run_node(settings: Settings, *, create: bool, on_ready: Callable[[str], None
     shares = bool(settings.kafka.bootstrap and settings.shared.store)
     ports = open_ports(settings, create=create or shares)
     with Hold(settings.data_dir):
+        _refuse_to_leave_the_cluster(settings)
         _refuse_to_leave(ports)
         _write_connections(settings)
         import uvloop
@@ -245,7 +246,31 @@ def _refuse_to_leave(ports: Ports) -> None:
             f"the embedded log of {ports.data_dir} holds {waiting} unanswered requests, the store {runs} open runs: "
             "on Kafka nobody would answer them",
             where=str(log_file),
-            mend=f"let a node without --kafka answer them first: millstream up --data-dir {shlex.quote(str(ports.data_dir))}",
+            mend=f"let a node without Kafka answer them first: millstream up --kafka '' --data-dir {shlex.quote(str(ports.data_dir))}",
+        )
+
+
+def _refuse_to_leave_the_cluster(settings: Settings) -> None:
+    """A node that worked on a cluster, or on a shared store, and is told nothing of it now would work apart from all others.
+
+    Raises:
+        Unavailable: connections_left
+    """
+    try:
+        said = msgspec.json.decode((settings.data_dir / CONNECTIONS).read_bytes(), type=dict[str, object])
+    except (OSError, msgspec.DecodeError):
+        return  # no node has worked on anything but this data directory
+    for name, flag in (("kafka.bootstrap", "--kafka"), ("shared.store", "--store")):
+        last = said.get(name)
+        if not last or settings.origins.get(name, "default") != "default":
+            continue
+        shown = str(last) if name == "kafka.bootstrap" else "URL"
+        up = f"millstream up --data-dir {shlex.quote(str(settings.data_dir))} {flag}"
+        raise Unavailable(
+            "connections_left",
+            f"the node of {settings.data_dir} worked with {flag} {shown} last; without it it would see none of the requests there",
+            where=str(settings.data_dir / CONNECTIONS),
+            mend=f"{up} {shlex.quote(shown)}; or, to go on without and leave there what is unanswered: {up} ''",
         )
 
 

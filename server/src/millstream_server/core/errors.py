@@ -184,7 +184,13 @@ CODES: dict[str, Code] = _codes(
         "log_not_empty",
         "unavailable",
         "The embedded log holds unanswered requests, which a node on Kafka would not see.",
-        "let a node without --kafka answer them first: millstream up",
+        "let a node without Kafka answer them first: millstream up --kafka ''",
+    ),
+    Code(
+        "connections_left",
+        "unavailable",
+        "The node of this data directory worked on a Kafka cluster, or on a shared store, and is started without it.",
+        "start it with the --kafka and --store that it had; an empty value leaves them on purpose: millstream up --kafka ''",
     ),
     Code(
         "store_differs",

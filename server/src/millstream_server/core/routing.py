@@ -66,6 +66,17 @@ class Catalog:
         self._routes.clear()
         return True
 
+    def forget_package(self, package: str) -> bool:
+        """The topic says that there is no such package any more; false where it was not known."""
+        self._routes.clear()
+        return self.packages.pop(package, None) is not None
+
+    def forget_model(self, key: str) -> bool:
+        """The topic says that there is no such model any more; false where it was not known."""
+        self._routes.clear()
+        self.serving.pop(key, None)
+        return self.models.pop(key, None) is not None
+
     def serve(self, key: str, version: int) -> None:
         """From now on a model is answered by this version."""
         self.serving[key] = version

@@ -159,6 +159,12 @@ class Models:
         code, reason = self._catalog.unusable.get((key, state.champion), ("", ""))
         return ModelStatusRow(key, state.revision, state.champion, self._catalog.serving.get(key, 0), code, reason)
 
+    def drop(self, key: str) -> bool:
+        """There is no such model any more, nor was it deleted by anybody: the log belongs to another store now."""
+        self._pending.pop(key, None)
+        self._champions.pop(key, None)
+        return self._catalog.forget_model(key)
+
     def retry_pending(self) -> None:
         """A pool became ready: load what waits for it."""
         for key, number in list(self._pending.items()):

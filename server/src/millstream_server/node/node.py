@@ -329,12 +329,16 @@ class Node(PoolEvents):
             self.logbook.write(entry("log", said))
 
     async def _known_to_log(self) -> None:
-        """On a log that this store was never published to, such as that of a new cluster, releases and models come before requests."""
-        if self.catalog.packages or not await asyncio.to_thread(self.store.packages):
+        """Releases and models come before requests: on a log that this store was never published to, such as that of a new cluster, and on
+        one that belonged to another store until now."""
+        stored = {state.package: state.revision for state in await asyncio.to_thread(self.store.packages)}
+        others = any(state.revision > stored.get(state.package, 0) for state in self.catalog.packages.values())
+        if not others and (self.catalog.packages or not stored):
             return  # what is on the log is not asked for: that answer waits for the transaction of a relay that was killed in it
         while True:
             try:
-                if await asyncio.to_thread(self.log.committed, OUTBOX_GROUP, RELEASES):
+                committed = await asyncio.to_thread(self.log.committed, OUTBOX_GROUP, RELEASES)
+                if committed and committed[0].finished in ("", self.store.store_id):
                     break
             except LogUnavailable as error:
                 self.troubles.set("log", str(error))
@@ -492,6 +496,7 @@ class Node(PoolEvents):
         changed = False
         for record in records:
             if record.value is None:
+                changed |= self._forget(record)
                 continue
             try:
                 if record.topic == RELEASES:
@@ -509,6 +514,14 @@ class Node(PoolEvents):
             self._take_models()
             self.releases.reconcile()
             self._releases_changed()
+
+    def _forget(self, record: Record) -> bool:
+        """A tombstone: the log went from one store to another, and this was the old one's."""
+        key = (record.key or b"").decode("utf-8", "replace")
+        if record.topic == RELEASES:
+            return self.catalog.forget_package(key)
+        self._untaken.pop(key, None)
+        return self.models.drop(key)
 
     def _take_models(self) -> None:
         """Serve what is newest of each model: the topic tells of older versions too, and none of them may answer on the way."""

@@ -2,17 +2,19 @@
 
 One relay holds the lease `outbox`; rows and the position behind them are appended in one log transaction, so a relay that dies
 between two of them repeats nothing. Positions are kept per log: on a log it has never used, the relay first publishes the
-present state of all releases and models, and what still waits in the outbox. Source: DESIGN §7.
+present state of all releases and models, and what still waits in the outbox. A position carries the id of its store: where
+another store's stands, because that one was given up, its releases and models are taken off the topics first. Source: DESIGN §7.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from millstream_server.core.errors import Fenced, Invalid, MillstreamError, RecordTooLarge, Unavailable, UnknownTopic
-from millstream_server.core.log import DLQ, MODELS, RELEASES, CommitPosition, Committer, Log
+from millstream_server.core.log import DLQ, MODELS, RELEASES, CommitPosition, Committer, Log, Outgoing, TopicPartition
 from millstream_server.core.result import decode_result
 from millstream_server.core.store import OutboxRow, Store
 from millstream_server.node.answers import unwritable
@@ -93,7 +95,7 @@ class OutboxRelay:
         committer.begin()
         try:
             self._send(committer, rows)
-            committer.commit(GROUP, [CommitPosition(RELEASES, 0, rows[-1].number)], None)
+            committer.commit(GROUP, [self._at(rows[-1].number)], None)
         except MillstreamError:
             committer.abort()
             self._committer = None  # the write may have happened all the same: ask the log for the position again
@@ -134,13 +136,39 @@ class OutboxRelay:
         """Initialise the transactional id first, which ends what a dead relay left open, and only then read the position."""
         committer = self._log.committer(GROUP)
         committed = self._log.committed(GROUP, RELEASES)
-        if committed:
-            self._position = committed[0].offset
-        else:
-            # What is still in the outbox was never known to be published (published rows are trimmed), so it is published here,
-            # also when a relay before this one was killed ahead of its first transaction on this log.
-            waiting = self._store.outbox_after(0, 1)
-            self._position = waiting[0].number - 1 if waiting else self._store.last_outbox_number()
+        position = committed[0] if committed else None
+        others = position is not None and position.finished not in ("", self._store.store_id)
+        known = position.offset if position is not None and not others else -1
+        # What is still in the outbox was never known to be published (published rows are trimmed), so it is published here,
+        # also when a relay before this one was killed ahead of its first transaction on this log.
+        waiting = self._store.outbox_after(max(known, 0), 1)
+        before = waiting[0].number - 1 if waiting else self._store.last_outbox_number()
+        self._position = before
+        if before != known:  # never used, or rows were published on another log meanwhile and trimmed
             self._store.republish_all()
+        if others:
+            self._take_off_others(committer)
         self._committer = committer
         return committer
+
+    def _at(self, number: int) -> CommitPosition:
+        """The position behind a row; in the place of a finished set it names the store whose numbers these are."""
+        return CommitPosition(RELEASES, 0, number, self._store.store_id)
+
+    def _take_off_others(self, committer: Committer) -> None:
+        """Put tombstones on what another store published; its revisions may be higher than ours, and would hide them."""
+        standing: dict[tuple[str, bytes], bool] = {}
+        ends = {TopicPartition(topic, n): mark.end for topic in (RELEASES, MODELS) for n, mark in enumerate(self._log.watermarks(topic))}
+        with contextlib.closing(self._log.reader([RELEASES, MODELS])) as reader:
+            while any(reader.positions().get(of, 0) < end for of, end in ends.items()):
+                for record in reader.poll(_BATCH, 0.1):
+                    standing[record.topic, record.key or b""] = record.value is not None
+        gone = [Outgoing(topic, None, key) for (topic, key), stands in standing.items() if stands]
+        self._lost(f"this log belonged to another store; {len(gone)} releases and models of it are taken off its topics")
+        committer.begin()
+        try:
+            committer.send(gone)
+            committer.commit(GROUP, [self._at(self._position)], None)
+        except MillstreamError:
+            committer.abort()
+            raise

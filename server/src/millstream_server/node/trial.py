@@ -76,7 +76,7 @@ async def attempt(spawn: Spawn, trial: Trial, limits: Limits, hear: Callable[[wi
         started_s = await asked.wait(asked.ready, limits.ready_timeout_s, "was not ready")
         loaded_s = 0.0
         if trial.model is not None:
-            asked.worker.load(trial.model.key, trial.model.version, trial.model.folder)
+            asked.worker.load(trial.model.key, trial.model.version, trial.model.folder, 0)
             loaded_s = (await asked.wait(asked.loaded, limits.ready_timeout_s, "did not load its model")).seconds
         asked.ask()
         results = await asked.wait(asked.results, limits.timeout_s, "did not return")
