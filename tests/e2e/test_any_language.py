@@ -17,7 +17,6 @@ import pytest
 from confluent_kafka import Producer
 from running_platform import DLQ, INPUT, OUTPUT, Running, wheel
 
-from blackbox import java
 from blackbox.kafka import Broker
 from blackbox.stream import record_value, wait_for
 from docs.run_blocks import Step, agrees, blocks_of, steps_of
@@ -27,13 +26,7 @@ pytestmark = [pytest.mark.xdist_group("any language"), pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
 TEXT = ROOT / "protocol" / "kafka" / "README.md"
 GOLDEN = ROOT / "protocol" / "golden" / "kafka-v1"
-TOOLS = ROOT / ".kafka" / "tools"
-PROGRAMS = {
-    "kafka-topics.sh": "org.apache.kafka.tools.TopicCommand",
-    "kafka-console-producer.sh": "org.apache.kafka.tools.ConsoleProducer",
-    "kafka-console-consumer.sh": "org.apache.kafka.tools.consumer.ConsoleConsumer",
-}
-FLAGS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Dorg.slf4j.simpleLogger.defaultLogLevel=error"
+PROGRAMS = ROOT / ".kafka" / "bin"
 TENANT, FACTOR = "acme", 3.0
 
 
@@ -55,17 +48,11 @@ def running(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def shell(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def shell(broker: Broker) -> dict[str, str]:
     """The environment of a stranger's shell: `$BROKER`, and Kafka's programs on the path."""
-    jars = sorted(TOOLS.glob("*.jar"))
-    assert jars, "Kafka's console programs are not here; run: make kafka-tools"
-    class_path = f"{java.class_path()}:{':'.join(map(str, jars))}"
-    folder = tmp_path_factory.mktemp("bin")
-    for name, main in PROGRAMS.items():
-        program = folder / name
-        program.write_text(f'#!/bin/sh\nexec "{java.program("java")}" {FLAGS} -cp "{class_path}" {main} "$@"\n')
-        program.chmod(0o755)
-    return {"PATH": f"{folder}:{os.environ['PATH']}", "BROKER": broker.bootstrap, "LC_ALL": "C.UTF-8"}
+    assert (PROGRAMS / "kafka-console-producer.sh").exists(), "Kafka's own programs are not here; run: make kafka-tools"
+    home = {name: os.environ[name] for name in ("JAVA_HOME",) if name in os.environ}
+    return {"PATH": f"{PROGRAMS}:{os.environ['PATH']}", "BROKER": broker.bootstrap, "LC_ALL": "C.UTF-8", **home}
 
 
 def say(command: str, shell: dict[str, str], stdin: bytes = b"") -> str:
@@ -99,6 +86,17 @@ def test_a_caller_written_from_the_text_alone_gets_the_answers_that_it_shows(tri
     assert len(tried) >= 7
     for step, printed in tried:
         assert agrees(step.shown, printed), f"line {step.line}: `{step.command}` prints\n{printed}"
+
+
+@pytest.mark.usefixtures("tried")
+def test_the_groups_of_the_nodes_are_described_from_any_folder(shell: dict[str, str], tmp_path: Path) -> None:
+    """What the page about operation shows: a program that `make kafka-tools` wrote, called by a link to it, tells the lag of the input."""
+    linked = tmp_path / "kafka-consumer-groups.sh"
+    linked.symlink_to(PROGRAMS / "kafka-consumer-groups.sh")
+
+    printed = say(f"cd {tmp_path} && ./{linked.name} --bootstrap-server $BROKER --describe --group millstream", shell)
+
+    assert sum(INPUT in line for line in printed.splitlines()) == 12
 
 
 @pytest.mark.usefixtures("tried")

@@ -40,7 +40,7 @@ def main() -> int:
                 platform = _platform(folder, bootstrap)
                 _deploy(platform, folder)
                 told = _tell(folder, platform, bootstrap, desk)
-                code = _maven("verify", *sys.argv[1:], f"-Dmillstream.harness={told}")
+                code = _maven("verify", "--activate-profiles", "harness", *sys.argv[1:], f"-Dmillstream.harness={told}")
                 return code or _example(platform, folder, bootstrap)
         except (KafkaNotPrepared, PageDiffers) as error:
             sys.stderr.write(f"{error}\n")

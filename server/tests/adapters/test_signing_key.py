@@ -115,6 +115,19 @@ def test_a_missing_key_is_refused(private: Path) -> None:
     assert not private.exists()
 
 
+def test_a_key_in_a_folder_that_is_not_there_is_mended_by_making_the_folder(tmp_path: Path) -> None:
+    """The mend is the command that makes it, whatever its name is, and it works."""
+    private = tmp_path / "shared with" / "it's ours" / "key"
+
+    with pytest.raises(Unavailable) as refused:
+        Ed25519Signer.create(private)
+
+    assert (refused.value.code, refused.value.where) == ("data_dir_unusable", str(private))
+    assert refused.value.mend.startswith("mkdir -p ")
+    subprocess.run(["sh", "-c", refused.value.mend], check=True)
+    Ed25519Signer.create(private)
+
+
 @pytest.mark.parametrize("kind", ["empty", "text", "other"])
 def test_what_is_no_ed25519_key_is_refused(private: Path, kind: str) -> None:
     """Nothing is signed with a key of another kind, and the file is left as it is."""

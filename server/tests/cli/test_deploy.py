@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from millstream_server import app
 from millstream_server.cli.deploy import Target, _begin_rollback
@@ -237,7 +239,6 @@ def test_a_rollback_waits_for_a_deployment_or_gives_it_up_first(ports: app.Ports
     [
         (("--rollback", "anomaly==1.0.0"), "millstream deploy --rollback anomaly"),
         (("--rollback", "--cancel", "anomaly"), "first the one, then the other"),
-        (("anomaly",), "name the version too"),
     ],
 )
 def test_a_deployment_that_is_meant_in_two_ways_is_refused(millstream: RunCommand, arguments: tuple[str, ...], words: str) -> None:
@@ -255,6 +256,35 @@ def test_a_version_that_is_not_published_cannot_be_deployed(millstream: RunComma
     assert done.returncode == 3
     assert "error[not-published]" in done.stderr
     assert millstream("releases", "list").stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("named", "code", "words", "mend"),
+    [
+        ("fruit==9.9.9", "not-published", "published: 1.0.0, 1.1.0", "deploy one that is published: millstream deploy fruit==1.1.0"),
+        ("friut==1.0.0", "not-published", "near misses: fruit (1.0.0, 1.1.0)", "correct the name: millstream deploy fruit==1.1.0"),
+        ("churn==1.0.0", "not-published", "published: fruit", "build and publish it: millstream build && millstream publish"),
+        ("fruit", "bad-input", "published: 1.0.0, 1.1.0", "deploy one that is published: millstream deploy fruit==1.1.0"),
+        ("friut", "bad-input", "near misses: fruit (1.0.0, 1.1.0)", "correct the name: millstream deploy fruit==1.1.0"),
+    ],
+)
+def test_a_release_that_is_named_wrong_is_told_with_what_is_published(
+    millstream: RunCommand, data_dir: Path, named: str, code: str, words: str, mend: str
+) -> None:
+    """Versions of the package, or of those with a near name, and the command that deploys one; the SDK in the index is nobody's."""
+    for name in ("fruit-1.0.0", "fruit-1.1.0", "millstream_sdk-0.1.0"):
+        (data_dir / "index").mkdir(exist_ok=True)
+        (data_dir / "index" / f"{name}-py3-none-any.whl").write_bytes(b"")
+
+    done = millstream("deploy", named)
+
+    failed, where, mended = done.stderr.splitlines()
+    assert done.returncode == 3
+    assert failed.startswith(f"error[{code}]: ")
+    assert failed.endswith(words)
+    assert where == f"where: release {named}"
+    assert mended == f"mend: {mend}"
+    assert "PUBLISHED" in millstream("releases", "list").stdout
 
 
 def test_there_is_nothing_to_cancel_where_nothing_is_deployed(millstream: RunCommand) -> None:

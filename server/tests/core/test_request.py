@@ -78,3 +78,11 @@ def test_a_number_that_json_does_not_know_is_answered_with_its_path(params: str,
         decode_request(b'{"id": "a", "pipeline": "p", "params": ' + params.encode() + b"}")
 
     assert (refused.value.id, refused.value.path) == ("a", path)
+
+
+def test_a_member_that_nobody_knows_is_told_with_those_that_are_known() -> None:
+    """Whoever misspelt one sees how it is spelled."""
+    with pytest.raises(BadRequest, match=r"unknown field `tenent`; known: id, pipeline, tenant, ") as refused:
+        decode_request(b'{"id": "r", "pipeline": "p", "tenent": "acme"}')
+
+    assert (refused.value.id, refused.value.path) == ("r", "$")

@@ -61,6 +61,8 @@ def deploy(invocation: Invocation, release: str, no_wait: bool, allow_breaking: 
     parameter, values that it took, the type of an answer. Warns where tenants have models that the new release asks for by
     another name, or trains no more. Ctrl-C stops the watching, not the deployment.
     """
+    from millstream_server.core.published import version_missing
+
     target = Target.parse(release)
     if rollback and cancel:
         raise click.UsageError("--rollback deploys and --cancel gives a deployment up: first the one, then the other")
@@ -70,7 +72,8 @@ def deploy(invocation: Invocation, release: str, no_wait: bool, allow_breaking: 
     if rollback and target.version:
         raise click.UsageError(f"--rollback finds the version: millstream deploy --rollback {target.package}")
     if not rollback and not target.version:
-        raise click.UsageError(f"name the version too, as in {target.package}==1.0.0; see: millstream releases list")
+        with invocation.ports() as ports:
+            raise version_missing(target.package, ports.index.entries())
     with invocation.ports() as ports:
         wanted = _begin_rollback(ports.store, target.package) if rollback else begin(ports, target, allow_breaking)
         if wanted is None:
@@ -107,13 +110,20 @@ def begin(ports: Ports, target: Target, allow_breaking: bool) -> Release | None:
     """Write the release as DEPLOYING, or find it under way; None when it is current already.
 
     Raises:
-        Invalid: breaks_callers, unless that is allowed; what is allowed is told.
+        Invalid: breaks_callers, unless that is allowed; what is allowed is told. not_published, with what is.
     """
     from millstream_server.core.compatibility import check_compatible
+    from millstream_server.core.errors import Invalid
+    from millstream_server.core.published import not_published
     from millstream_server.core.release import PackageState, begin_deploy, check_pipeline_names
     from millstream_server.environments.releases import read_release
 
-    release = read_release(ports.index, target.package, target.version)
+    try:
+        release = read_release(ports.index, target.package, target.version)
+    except Invalid as error:
+        if error.code != "not_published":
+            raise
+        raise not_published(target.package, target.version, ports.index.entries()) from None
     release = msgspec.structs.replace(release, deployed_ms=time.time_ns() // 1_000_000)
     for _ in range(TRIES):
         packages = ports.store.packages()

@@ -13,7 +13,6 @@ from millstream_server.cli.frame import Group, Invocation, as_json, common, pass
 if TYPE_CHECKING:
     from millstream_server.app import Ports
     from millstream_server.core.compatibility import Break
-    from millstream_server.core.index import IndexEntry
     from millstream_server.core.release import PackageState, PipelineSpec, Release
     from millstream_server.core.status import ReleaseStatusRow
 
@@ -36,11 +35,12 @@ def list_(invocation: Invocation, as_json: bool) -> None:
     removed its environment; deploy it again to have it back. FAILED: it was given up.
     """
     from millstream_server.cli.printing import moment, print_json, print_table
+    from millstream_server.core.published import by_authors
 
     with invocation.ports() as ports:
         deployed = [release for state in ports.store.packages() for release in state.releases]
         known = {(release.manifest.package, release.version) for release in deployed}
-        published = [e for e in _packages(ports) if (e.package, e.version) not in known]
+        published = [e for e in by_authors(ports.index.entries()) if (e.package, e.version) not in known]
         served = _served(ports)
     if as_json:
         rows = [_summary(release) for release in deployed]
@@ -54,7 +54,7 @@ def list_(invocation: Invocation, as_json: bool) -> None:
         (r.label, r.status, r.build_id, moment(r.deployed_ms), _pipelines(r), _why(r, served)) for r in deployed
     ]
     table += [(f"{e.package}=={e.version}", "PUBLISHED", "-", "-", "-", "") for e in published]
-    nothing = "no release yet; make one: millstream build, millstream publish, millstream deploy NAME==VERSION"
+    nothing = "no release yet; make one: millstream build && millstream publish && millstream deploy NAME==VERSION"
     print_table(("RELEASE", "STATUS", "BUILD", "DEPLOYED", "PIPELINES", "WHY"), sorted(table), nothing=nothing)
 
 
@@ -98,6 +98,7 @@ def _find(ports: Ports, state: PackageState | None, package: str, version: str) 
         Invalid: unknown_release, naming those that are.
     """
     from millstream_server.core.errors import Invalid
+    from millstream_server.core.published import by_authors
     from millstream_server.environments.releases import read_release
 
     deployed = state.releases if state is not None else ()
@@ -112,13 +113,8 @@ def _find(ports: Ports, state: PackageState | None, package: str, version: str) 
     if wanted in published:
         return read_release(ports.index, package, wanted)
     known = sorted({f"{package}=={v}" for v in published} | {r.label for r in deployed})
-    here = ", ".join(known) or ", ".join(sorted({e.package for e in _packages(ports)})) or "nothing"
+    here = ", ".join(known) or ", ".join(sorted({e.package for e in by_authors(ports.index.entries())})) or "nothing"
     raise Invalid("unknown_release", f"there is no release {package}{'==' + version if version else ''}; here is {here}")
-
-
-def _packages(ports: Ports) -> list[IndexEntry]:
-    """What authors published; the SDK lies in the index too, for their environments."""
-    return [entry for entry in ports.index.entries() if entry.package != "millstream-sdk"]
 
 
 def _served(ports: Ports) -> dict[str, list[str]]:

@@ -266,7 +266,7 @@ CODES: dict[str, Code] = _codes(
         "A file differs from its recorded hash; nothing of it was used.",
         "restore the file that was published, or publish a new version",
     ),
-    Code("not_published", "invalid", "The index has no such release.", "build and publish it: millstream build, millstream publish"),
+    Code("not_published", "invalid", "The index has no such release.", "build and publish it: millstream build && millstream publish"),
     Code(
         "already_published",
         "invalid",

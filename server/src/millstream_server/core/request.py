@@ -121,6 +121,8 @@ def _decode_plain(value: bytes | None) -> Envelope:
         envelope = _decode_envelope(value)
     except UNREADABLE as error:
         message, path = split_path(str(error))
+        if "contains unknown field `" in message:
+            message += f"; known: {', '.join(Envelope.__struct_encode_fields__)}"
         id = readable_id(value)
         if id and read_event(value) is not None:
             message, path = "the value is a CloudEvent: send it with the header content-type: application/cloudevents+json", CONTENT_TYPE

@@ -18,6 +18,7 @@ from millstream_server.core.echo import answer_record
 from millstream_server.core.errors import CODES, Invalid
 from millstream_server.core.log import OUTPUT, Outgoing, Record
 from millstream_server.core.logbook import Line
+from millstream_server.core.parameter_advice import UNKNOWN_FIELD, advice
 from millstream_server.core.request import Origin
 from millstream_server.core.result import Durations, RecordRef, Result, ResultError, Status, decode_result, encode_result
 from millstream_server.core.retry import DELAYS_S, Cause, dead_letter, next_try, replayed, retry_record
@@ -142,7 +143,10 @@ class Answerer:
                     finishes.append(self._finish(work, (again,), build_id, (label, moved_to(again.topic))))
                     continue
                 # By its version: another release of the package may be current, with other parameters.
-                said = ResultError(error.code, error.message, error.path, mend_of(error.code, work.id, label, error.path))
+                message = error.message
+                if error.code == "bad_parameters":
+                    message += advice(batch.lane.spec.parameters, message, error.path)
+                said = ResultError(error.code, message, error.path, mend_of(error.code, work.id, label, error.path, message))
             origin = work.origin
             result = Result(
                 work.id,
@@ -480,13 +484,15 @@ def _does_not_fit(record: Outgoing) -> Invalid:
     return Invalid("record_too_large", message, where=record.topic, mend="raise log.max_record_bytes; see: millstream config show")
 
 
-def mend_of(code: str, request: str = "ID", package: str = "", path: str = "") -> str:
+def mend_of(code: str, request: str = "ID", package: str = "", path: str = "", message: str = "") -> str:
     """The general mend of a code, its placeholders filled with the case at hand so that it can be pasted."""
     known = CODES.get(code)
     if known is None:
         return ""
     mend = known.mend.replace(" ID", f" {shlex.quote(request)}")
     mend = mend.replace("show PACKAGE", f"show {package}" if package else "list")
+    if UNKNOWN_FIELD in message:
+        mend = mend.replace("correct the value at the path", "remove or rename the path")
     return mend.replace("the path", path) if path else mend
 
 

@@ -127,7 +127,7 @@ def answer_maker(node: str, clock_ms: Callable[[], int]) -> AnswerMaker:
 
 def _error_of(run: Run, request: RunRequest) -> ResultError:
     message, path = split(run.error_message)
-    return ResultError(run.error_code, message, path, mend_of(run.error_code, request.request_id, run.package, path))
+    return ResultError(run.error_code, message, path, mend_of(run.error_code, request.request_id, run.package, path, message))
 
 
 def split(message: str) -> tuple[str, str]:

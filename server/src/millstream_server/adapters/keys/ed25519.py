@@ -14,6 +14,7 @@ import base64
 import binascii
 import hashlib
 import os
+import shlex
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +58,9 @@ class Ed25519Signer:
             if not public.exists() or public.read_bytes() != pem:
                 _replace(public, pem, 0o644)
         except OSError as error:
-            raise Unavailable("data_dir_unusable", f"the signing key cannot be written: {error}", where=str(private)) from error
+            said = f"the signing key cannot be written: {error}"
+            mend = "" if private.parent.is_dir() else f"mkdir -p {shlex.quote(str(private.parent))}"
+            raise Unavailable("data_dir_unusable", said, where=str(private), mend=mend) from error
         return signer
 
     def sign(self, data: bytes) -> tuple[str, str]:
