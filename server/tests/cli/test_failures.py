@@ -135,7 +135,6 @@ def test_a_reader_that_had_enough_ends_the_command_quietly(millstream: RunComman
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["deploy", "anomaly"],
         ["topics", "read", "x", "--offset", "3"],
         ["topics", "read", "x", "--partition", "1", "--offset", "3", "--from-start"],
         ["topics", "append", "x", "--base64"],
