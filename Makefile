@@ -7,8 +7,7 @@ UV := $(BIN)/uv
 UV_VERSION := 0.13.8
 SDK_WHEEL := server/src/millstream_server/_wheels/millstream_sdk-0.1.0-py3-none-any.whl
 SDK_SOURCES := $(shell find sdk/src -name '*.py') sdk/pyproject.toml sdk/README.md
-# Tests mostly wait for processes: three at a time keep two cores busy.
-JOBS ?= 3
+JOBS ?= 2
 
 # Without bytecode every start of a process compiles again: it would make each command here slower.
 unexport PYTHONDONTWRITEBYTECODE

@@ -196,6 +196,7 @@ def test_a_broker_that_is_away_stands_first_in_status_until_it_is_back(watched: 
     try:
         wait_for(lambda: ("log",) in watched.scrape().get("millstream_trouble", {}), 60, "the trouble in the metrics")
         wait_for(lambda: watched.node_status()["unhealthy"] != [], 20, "the trouble in status")
+        wait_for(lambda: watched.node_status()["lag"] == -1, 20, "no lag that may be old")
         away, status = running.say("status").out, watched.node_status()
     finally:
         watched.broker.start()
