@@ -77,7 +77,7 @@ def start_to_first_answer(platform: Platform) -> float:
             found = [int(str(r["append_ms"])) for r in platform.records(OUTPUT) if record_value(r)["id"] == "first"]
             if found:
                 return (found[0] - begun_ms) / 1000
-            time.sleep(0.05)
+            time.sleep(0.05)  # between two looks at the topic, which its append time makes harmless to the figure
     raise TimeoutError("the first request was not answered")
 
 
@@ -91,13 +91,13 @@ def answer_zipf(platform: Platform, tenants: int, seconds: int) -> tuple[int, di
         appending = Appending(platform, INPUT, lambda tag, where: None)
         started = time.monotonic()
         for number, tenant in enumerate(asked):
-            time.sleep(max(0.0, started + number / RATE - time.monotonic()))
+            time.sleep(max(0.0, started + number / RATE - time.monotonic()))  # the steady rate itself
             body = {"id": f"zipf-{number}", "pipeline": "heavy", "tenant": f"t{tenant}", "params": {"rows": [2.0]}}
             appending.send([(body["id"], json.dumps(body).encode())])
         appending.finish()
         until = time.monotonic() + LATE_S
         while counted(port)["results"] < len(asked) and time.monotonic() < until:
-            time.sleep(0.2)
+            time.sleep(0.2)  # between two looks at the counter, for a bounded time
         return max(largest), counted(port)
 
 

@@ -59,17 +59,6 @@ def weighed(running: Running, tenant: str) -> dict[str, object]:
     return running.answers([name])[name]
 
 
-def statuses(running: Running) -> dict[str, str]:
-    said = running.platform.ask("releases", "list", "--json")
-    assert isinstance(said, list)
-    return {row["version"]: row["status"] for row in said}
-
-
-def environments(running: Running) -> set[str]:
-    """Versions that have an environment on this machine."""
-    return {path.name.partition("+")[0] for path in (running.platform.data_dir / "environments").iterdir() if path.name[0] != "."}
-
-
 def shown(running: Running, model: str) -> dict[str, object]:
     said = running.platform.ask("models", "show", model, "--json")
     assert isinstance(said, dict)

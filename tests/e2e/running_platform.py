@@ -218,6 +218,18 @@ class Running:
             self.acks[str(tag)] = where
 
 
+def statuses(running: Running) -> dict[str, str]:
+    """By version, what each release is for all nodes."""
+    said = running.platform.ask("releases", "list", "--json")
+    assert isinstance(said, list)
+    return {row["version"]: row["status"] for row in said}
+
+
+def environments(running: Running) -> set[str]:
+    """Versions that have an environment on this machine."""
+    return {path.name.partition("+")[0] for path in (running.platform.data_dir / "environments").iterdir() if path.name[0] != "."}
+
+
 def _raw(data: bytes) -> dict[str, object]:
     return {"value_base64": base64.b64encode(data).decode(), "key": "bad"}
 

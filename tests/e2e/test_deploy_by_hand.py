@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from running_platform import Request, Running, Said, wheel
+from running_platform import Request, Running, Said, statuses, wheel
 
 from blackbox.stream import wait_for
 
@@ -36,13 +36,6 @@ def running(tmp_path: Path) -> Iterator[Running]:
     counts = running.counts(list(running.acks))
     assert {id: count for id, count in counts.items() if count != 1} == {}
     assert running.close() == 0
-
-
-def statuses(running: Running) -> dict[str, str]:
-    """By version, what the release is for all nodes."""
-    said = running.platform.ask("releases", "list", "--json")
-    assert isinstance(said, list)
-    return {row["version"]: row["status"] for row in said}
 
 
 def on_disk(running: Running) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running_platform import Request, Running, wheel
+from running_platform import Request, Running, environments, statuses, wheel
 
 from blackbox.stream import wait_for
 
@@ -89,16 +89,6 @@ def releases_named(answer: dict[str, object]) -> set[str]:
     assert made == trained, answer
     assert (made["numpy"], made["sklearn"]) == RELEASES[made["release"]], answer
     return {str(answer["release"]).removeprefix("blend=="), made["release"]}
-
-
-def statuses(running: Running) -> dict[str, str]:
-    said = running.platform.ask("releases", "list", "--json")
-    assert isinstance(said, list)
-    return {row["version"]: row["status"] for row in said}
-
-
-def environments(running: Running) -> set[str]:
-    return {path.name.partition("+")[0] for path in (running.platform.data_dir / "environments").iterdir() if path.name[0] != "."}
 
 
 def test_each_answer_is_made_by_the_release_that_trained_its_model(running: Running) -> None:

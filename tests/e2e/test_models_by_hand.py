@@ -13,19 +13,17 @@ from millstream_server.core.models_by_hand import delete_version, promote
 from millstream_server.core.release import PackageState
 from models_at_work import (
     Stream,
-    environments,
     files_of,
     loads,
     numbers,
     on_terminal,
     shown,
     state_of,
-    statuses,
     store_of,
     trained,
     weighed,
 )
-from running_platform import Running, command_in, wheel
+from running_platform import Running, command_in, environments, statuses, wheel
 
 from blackbox.stream import wait_for
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running_platform import Request, Running, wheel
+from running_platform import Request, Running, environments, statuses, wheel
 
 from blackbox.stream import wait_for
 
@@ -28,18 +28,6 @@ def running(tmp_path: Path) -> Iterator[Running]:
     counts = running.counts(list(running.acks))
     assert {id: count for id, count in counts.items() if count != 1} == {}
     assert running.close() == 0
-
-
-def statuses(running: Running) -> dict[str, str]:
-    """By version, what the release is for all nodes."""
-    said = running.platform.ask("releases", "list", "--json")
-    assert isinstance(said, list)
-    return {row["version"]: row["status"] for row in said}
-
-
-def environments(running: Running) -> set[str]:
-    """Versions that have an environment on this machine."""
-    return {path.name.partition("+")[0] for path in (running.platform.data_dir / "environments").iterdir() if path.name[0] != "."}
 
 
 def on_node(running: Running, version: str) -> dict[str, object]:

@@ -162,8 +162,7 @@ def _children(value: Any) -> list[tuple[str, Any]]:
 def _children_of_frame(value: Any) -> list[tuple[str, Any]]:
     try:
         plain = to_builtin(value)
-    except Exception:
-        # Asked only to find the culprit of an error that is being reported.
+    except Exception:  # asked only to find the culprit of an error that is being reported: without it the whole frame is named
         return []
     return _children(plain) if isinstance(plain, list) else []
 

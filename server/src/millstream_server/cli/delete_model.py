@@ -104,7 +104,7 @@ def _refuse_answering(ports: Ports, state: ModelState, number: int) -> None:
                 f"{state.key} v{number} answers on {nodes[0]} until v{state.champion} is loaded there",
                 mend=f"see why: millstream models promote {state.key} {state.champion}",
             )
-        time.sleep(0.1)
+        time.sleep(0.1)  # between two looks at what nodes report, for a bounded time
 
 
 def _tell(ports: Ports, state: ModelState, going: Sequence[ModelVersion], sizes: Sizes, number: int | None) -> None:

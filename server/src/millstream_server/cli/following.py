@@ -40,7 +40,7 @@ def follow(store: Store, wanted: Release) -> int:
     watch = Watch(live, wanted)
     while not watch.look(store.package(wanted.manifest.package), said_by_nodes(store, wanted)):
         live.tick()
-        time.sleep(POLL_S)
+        time.sleep(POLL_S)  # between two looks; the store tells nobody by itself
     return 0
 
 
@@ -146,7 +146,7 @@ class Watch:
 def _phase(row: ReleaseStatusRow | None) -> str:
     if row is None:
         return "wait"
-    if row.environment in ("READY", "ASLEEP"):
+    if row.is_able:
         return "READY"
     return "BROKEN" if row.environment == "BROKEN" else row.phase or "wait"
 

@@ -62,7 +62,7 @@ def troubles(node: NodeStatus) -> list[Trouble]:
 
     A release whose deployment was given up is no fault while another of its package serves: nobody is answered worse for it.
     """
-    serving = {row.package: row for row in node.releases if row.release == "CURRENT" and row.environment in ("READY", "ASLEEP")}
+    serving = {row.package: row for row in node.releases if row.release == "CURRENT" and row.is_able}
     given_up = {
         f"{row.package}=={row.version}": serving[row.package]
         for row in node.releases

@@ -64,7 +64,7 @@ def follow(store: Store, wish: Wish, timeout_s: float, clock: Callable[[], float
                 raise _failed(wish, f"{left[0][1] or left[0][0]}; it was not done within {timeout_s:g} s")
             live.begin(*(left[0] if len(left) == 1 else (left[0][0], f"on {len(left)} nodes")))
             live.tick()
-            time.sleep(POLL_S)
+            time.sleep(POLL_S)  # between two looks; the store tells nobody by itself
     except BaseException:
         live.drop()
         raise
@@ -106,7 +106,7 @@ def standing(node: NodeStatus, wish: Wish) -> tuple[str, str]:
 
 
 def _is_at_hand(release: ReleaseStatusRow | None) -> bool:
-    return release is not None and release.environment in ("READY", "ASLEEP")
+    return release is not None and release.is_able
 
 
 def _failed(wish: Wish, why: str, mend: str = "") -> Failed:

@@ -18,6 +18,8 @@ from millstream_server.core.errors import Invalid
 
 ReleaseStatus = Literal["DEPLOYING", "CURRENT", "KEPT", "FAILED", "RETIRED"]
 EnvironmentStatus = Literal["INSTALLING", "READY", "ASLEEP", "DRAINING", "GONE", "BROKEN"]
+ABLE: tuple[EnvironmentStatus, ...] = ("READY", "ASLEEP")
+"""An environment that answers whoever calls it, at once or when it has woken."""
 Kind = Literal["training", "inference"]
 Shape = Literal["row", "list", "columns"]
 

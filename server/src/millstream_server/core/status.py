@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from millstream_server.core.release import EnvironmentStatus
+from millstream_server.core.release import ABLE, EnvironmentStatus
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
@@ -39,6 +39,11 @@ class ReleaseStatusRow(msgspec.Struct, frozen=True):
     prefix: str = ""
     deployed_ms: int = 0
     """Of the deployment that this row speaks of: a release may be deployed again after it failed."""
+
+    @property
+    def is_able(self) -> bool:
+        """Whether it answers here, at once or when it has woken."""
+        return self.environment in ABLE
 
 
 class ModelStatusRow(msgspec.Struct, frozen=True):

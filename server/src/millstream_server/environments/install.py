@@ -313,7 +313,7 @@ def _take_lock(handle: int) -> bool:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            time.sleep(_LOCK_WAIT_S)
+            time.sleep(_LOCK_WAIT_S)  # a file lock that may be given up has no wait with an end
     return False
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from millstream_server.core.release import PackageState, Release, fail_deploy, promote
+from millstream_server.core.release import ABLE, PackageState, Release, fail_deploy, promote
 from millstream_server.core.retention import builds_of_live_models, retain
 from millstream_server.core.status import NodeStatus, decode_status
 from millstream_server.core.store import Store
@@ -21,6 +21,7 @@ RETAIN_MS = 3_000
 """Between two looks at what is still needed: retiring has no hurry, and a look reads every model's state."""
 
 MOST_RUNNING = 10_000
+"""Running runs that are looked at: far more than nodes have slots for."""
 
 
 class Controller:
@@ -68,7 +69,7 @@ class Controller:
         broken = next((reason for status, reason in said if status == "BROKEN"), None)
         if broken is not None:
             return self._store.save_package(fail_deploy(state, broken))
-        if said and all(status in ("READY", "ASLEEP") for status, _ in said):
+        if said and all(status in ABLE for status, _ in said):
             return self._store.save_package(promote(state))
         if now_ms > release.deployed_ms + self._deploy_timeout_s * 1000:
             return self._store.save_package(fail_deploy(state, f"it was not ready within {self._deploy_timeout_s:g} s"))
