@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 UV_VERSION := 0.13.8
-SDK_WHEEL := server/src/millstream_server/_wheels/millstream_sdk-0.1.0-py3-none-any.whl
+SDK_WHEEL := server/src/millstream_server/_wheels/millstream_sdk-0.2.0-py3-none-any.whl
 SDK_SOURCES := $(shell find sdk/src -name '*.py') sdk/pyproject.toml sdk/README.md
 JOBS ?= 2
 
@@ -13,7 +13,7 @@ JOBS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help setup lock lint format types imports docs test wheels clean
+.PHONY: help setup lock lint format types imports docs test test-python wheels clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,10 +35,12 @@ $(SDK_WHEEL): $(SDK_SOURCES) | $(VENV)/.ready
 	cd sdk && ../$(BIN)/python -m hatchling build -t wheel -d ../$(@D)
 	@touch $@
 
-lock: | $(UV) ## write requirements-dev.lock anew (names, versions, hashes; no address)
+lock: | $(UV) ## write the locks anew (names, versions, hashes; no address)
 	sed '/millstream-sdk/d' server/pyproject.toml > $(VENV)/pyproject.toml
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	  $(VENV)/pyproject.toml sdk/pyproject.toml requirements-dev.in -o requirements-dev.lock
+	  --extra mlflow $(VENV)/pyproject.toml sdk/pyproject.toml requirements-dev.in -o requirements-dev.lock
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	  deploy/mlflow/requirements.in -o deploy/mlflow/requirements.lock
 
 lint: setup ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -60,8 +62,11 @@ wheels: setup ## build both distributions into dist/
 	cd sdk && ../$(BIN)/python -m hatchling build -t wheel -d ../dist
 	cd server && ../$(BIN)/python -m hatchling build -t wheel -d ../dist
 
-test: setup ## every test of the suite
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --durations=25
+test: setup test-java test-python ## every test of the suite; -j2 runs those of the Java client beside the others
+
+# Without the flags of this make: some tests run make themselves.
+test-python: setup ## every test but those of the Java client
+	env -u MAKEFLAGS -u MFLAGS $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --durations=25
 
 clean: ## remove what builds and runs left in this folder
 	rm -rf dist .demo .bench .chaos .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -8,6 +8,7 @@ samples, a figure fails the run only when it is missing or far beyond its limit;
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -15,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import embedded, imports, installs, latency, model_memory, starts, whole
+from benchmarks import embedded, imports, installs, latency, mlflow_away, model_memory, starts, switches, whole
 from benchmarks.figures import Figure, say
 from benchmarks.kafka import backlog, beside, brokers, fair, rolling, throughput
 from benchmarks.kafka import latency as kafka_latency
@@ -29,6 +30,8 @@ BENCHMARKS: dict[str, tuple[Measure, int]] = {
     "recovery": (starts.measure_recovery, 2),
     "switch": (starts.measure_switch, 3),
     "model-memory": (model_memory.measure, 3),
+    "mlflow-away": (mlflow_away.measure, 3),
+    "switches": (switches.measure, 7),
     "installs": (installs.measure, 3),
     "imports": (imports.measure, 1),
     "demo": (whole.measure_demo, 2),
@@ -39,7 +42,7 @@ BENCHMARKS: dict[str, tuple[Measure, int]] = {
     "kafka-recovery": (kafka_recovery.measure, 3),
     "kafka-fair": (fair.measure, 1),
     "kafka-beside": (beside.measure, 3),
-    "kafka-rolling": (rolling.measure, 5),
+    "kafka-rolling": (rolling.measure, 7),
     "kafka-broker": (brokers.measure, 1),
 }
 """By name: what measures it, and how many figures it owes."""
@@ -49,9 +52,11 @@ OWED_QUICKLY = {"kafka": 3, "kafka-recovery": 1}
 clusters."""
 
 
-def run_one(name: str, quick: bool) -> list[Figure]:
+def run_one(name: str, quick: bool, older: str = "") -> list[Figure]:
     """Measure one benchmark and print its figures; those that it does not reach are missing in the list."""
     measure, _ = BENCHMARKS[name]
+    if name == "kafka-rolling":
+        measure = functools.partial(rolling.measure, older=older)
     figures: list[Figure] = []
     try:
         for one in measure(quick):
@@ -67,6 +72,7 @@ def main() -> int:
     parser.add_argument("names", nargs="+", metavar="NAME", help=f"all, or of: {', '.join(BENCHMARKS)}")
     parser.add_argument("--quick", action="store_true", help="fewer repeats, for CI: guards against collapse, not against noise")
     parser.add_argument("--record", type=Path, metavar="FOLDER", help="also write the figures into FOLDER/NAME.jsonl")
+    parser.add_argument("--from", dest="older", default="", metavar="KIT", help="kafka-rolling: replace nodes of this kit of tests/upgrade")
     chosen = parser.parse_args()
     names = list(BENCHMARKS) if "all" in chosen.names else chosen.names
     unknown = [name for name in names if name not in BENCHMARKS]
@@ -76,7 +82,7 @@ def main() -> int:
     wrong = []
     for name in names:
         started = time.monotonic()
-        figures = run_one(name, chosen.quick)
+        figures = run_one(name, chosen.quick, chosen.older)
         say(f"{name} took {time.monotonic() - started:.0f} s")
         owed = OWED_QUICKLY.get(name, BENCHMARKS[name][1]) if chosen.quick else BENCHMARKS[name][1]
         missing = owed - len(figures)

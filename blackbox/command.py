@@ -14,6 +14,9 @@ from pathlib import Path
 
 START_TIMEOUT_S = 60.0
 
+UNCONFINED = {"MILLSTREAM_WORKER_SANDBOX": "off"}
+"""For pipelines that leave marks on the machine for a test to see, tell their process id, or kill the node: from a sandbox none can."""
+
 
 class CommandFailed(Exception):
     """The command ended with another exit code than 0; the message holds its words."""
@@ -32,6 +35,9 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a user's shell: bytecode is written, output is not held back by anything of ours."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MILLSTREAM_")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    environment["MILLSTREAM_MLFLOW_URI"] = (
+        "off"  # what is measured and tested is not to share the machine with the mirror, unless it says so
+    )
     environment.update(extra or {})
     return environment
 
@@ -151,6 +157,14 @@ class Node:
         """SIGKILL to the node alone, as the kernel would do it; its workers see the end of their socket."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(30)
+
+    def freeze(self) -> None:
+        """SIGSTOP to the node alone: its connections stay open, its workers go on, and it knows nothing of the time that passes."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT: it goes on where it stood."""
+        self.process.send_signal(signal.SIGCONT)
 
     def stop(self, timeout_s: float = 60.0) -> int:
         """SIGTERM, and wait for the drain; returns the exit code. A node that has ended is left as it is."""

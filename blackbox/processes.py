@@ -35,6 +35,12 @@ def process(pid: int) -> Process | None:
     return Process(pid, int(fields[1]), fields[0], cpu_s, reaped_s, int(fields[19]))
 
 
+def lives(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    found = process(pid)
+    return found is not None and found.state != "Z"
+
+
 def tree(root: int) -> list[Process]:
     """A process and all its living descendants."""
     living = [found for entry in os.listdir("/proc") if entry.isdigit() and (found := process(int(entry))) is not None]
@@ -60,8 +66,14 @@ def command_line(pid: int) -> list[str]:
 
 
 def workers(node: int) -> list[Process]:
-    """The living worker processes of a node."""
-    return [one for one in tree(node) if one.pid != node and "millstream.worker" in command_line(one.pid)]
+    """The living worker processes of a node; not bubblewrap, which stands around each and has its command line too."""
+    return [one for one in tree(node) if one.pid != node and is_worker(one.pid)]
+
+
+def is_worker(pid: int) -> bool:
+    """Whether a process is a worker, by its command line."""
+    words = command_line(pid)
+    return "millstream.worker" in words and Path(words[0]).name.startswith("python")
 
 
 def pss_bytes(pid: int) -> int:

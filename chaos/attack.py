@@ -210,7 +210,7 @@ class Attack:
             return
         time.sleep(training.kill_after_s)
         pid = int(first.read_text())
-        if "millstream.worker" in processes.command_line(pid) and training.send.asked.id not in self._first_ids and _kill(pid):
+        if processes.is_worker(pid) and training.send.asked.id not in self._first_ids and _kill(pid):
             self.killed.append(Killed(_now_ms(), "training"))
             self.killed_trainings.append(training.send.asked.id)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from blackbox.command import Node, Platform
+from blackbox.command import UNCONFINED, Node, Platform
 from blackbox.stream import Acknowledged, Appending, record_value
 from chaos.judge import Acked, Result
 from chaos.plan import Send, lines, training
@@ -28,7 +28,7 @@ class Ground:
 
     def start_node(self, program: tuple[str, ...] = (), settings: dict[str, str] | None = None) -> Node:
         """Start `up`; `program` stands for the shipped command where a planted fault is wanted."""
-        platform = Platform(self.platform.data_dir, program or self.platform.program, settings or {})
+        platform = Platform(self.platform.data_dir, program or self.platform.program, UNCONFINED | (settings or {}))
         node = platform.start_node("up", "--data-dir", str(self.platform.data_dir), log=self.log)
         return Node(self.platform, node.process, node.log)
 

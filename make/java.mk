@@ -5,5 +5,3 @@ test-java: setup kafka-jars ## the Java client against a real broker and real no
 
 javadoc: java ## the Java client's pages, into clients/java/client/target/reports/apidocs
 	mvn -q -B -f clients/java/pom.xml -pl client compile javadoc:javadoc
-
-test: test-java

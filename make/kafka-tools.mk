@@ -16,4 +16,4 @@ $(KAFKA_PROGRAMS): deploy/kafka-tools/program
 
 kafka-tools: kafka-jars $(KAFKA_TOOLS) $(KAFKA_PROGRAMS) ## Kafka's own programs into .kafka/bin: topics, producer, consumer, groups
 
-test: kafka-tools
+test-python: kafka-tools

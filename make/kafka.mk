@@ -18,7 +18,7 @@ $(KAFKA_JARS): deploy/kafka/pom.xml deploy/kafka/jars.sha256 | java
 kafka-jars: setup java $(KAFKA_JARS) ## Kafka's jars, and what makes a broker start in two seconds, into .kafka
 	@$(BIN)/python -m blackbox.kafka_dev prepare
 
-test: kafka-jars
+test-python: kafka-jars
 
 kafka: kafka-jars ## start a Kafka broker that stays, on PORT=9092, data in .kafka/data
 	@$(BIN)/python -m blackbox.kafka_dev start --port $(PORT)

@@ -3,4 +3,4 @@
 postgres: setup ## have PostgreSQL's server programs for the tests: installs them where it may, else says the command
 	@$(BIN)/python -m blackbox.postgres
 
-test: postgres
+test-python: postgres

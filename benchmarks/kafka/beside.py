@@ -23,7 +23,7 @@ from benchmarks.figures import Figure, figure, percentile, say
 from benchmarks.kafka import ground
 from benchmarks.kafka.fair import Stream
 from benchmarks.kafka.topics import INPUT, OUTPUT, Topics, Watching
-from blackbox.command import Platform
+from blackbox.command import UNCONFINED, Platform
 from blackbox.stream import wait_for
 
 LIMIT = 2.0
@@ -37,6 +37,7 @@ def measure(quick: bool) -> Iterator[Figure]:
     phase_s = 5.0 if quick else 20.0
     with ground.new_ground("beside") as made:
         platform = made.platform
+        platform.settings.update(UNCONFINED)  # `break_workers` leaves them a file
         with grounds.running(platform):
             grounds.release(platform, ground.SLOW, "slow==1.0.0")
             grounds.release(platform, HARM, "harm==1.0.0")

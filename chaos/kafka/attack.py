@@ -275,7 +275,7 @@ class Attack:
             return
         time.sleep(training.kill_after_s)
         pid = int(first.read_text())
-        if "millstream.worker" in processes.command_line(pid) and training.send.asked.id not in self.answered:
+        if processes.is_worker(pid) and training.send.asked.id not in self.answered:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:

@@ -15,7 +15,7 @@ from typing import Any
 
 from confluent_kafka import Message
 
-from blackbox.command import CommandFailed, Node, Platform
+from blackbox.command import UNCONFINED, CommandFailed, Node, Platform
 from blackbox.kafka import LOAD, TEST, Broker, Cluster
 from blackbox.ports import free_ports
 from blackbox.postgres import Postgres
@@ -116,7 +116,7 @@ class Ground:
         """The command on a node's data directory; once the node has run there, it is connected as the node is."""
         data_dir = self.folder / f"node-{name}"
         given = Platform(data_dir)
-        return Platform(data_dir, program or given.program, settings or {})
+        return Platform(data_dir, program or given.program, UNCONFINED | (settings or {}))
 
     def start_node(self, name: str, program: tuple[str, ...] = (), settings: dict[str, str] | None = None) -> Node:
         """Start a node of that name in a data directory of its own, sharing store, artifacts, index and key with the others."""

@@ -77,6 +77,20 @@ def test_fields_of_a_later_version_are_ignored(name: str) -> None:
     assert _decode(name, msgspec.msgpack.encode({**known, "of_a_later_version": [1, {"a": None}]})) == MESSAGES[name]
 
 
+@pytest.mark.parametrize("folder", sorted(GOLDEN.parent.glob("wire-*")), ids=lambda folder: folder.name)
+def test_a_node_speaks_every_wire_version_that_was_released(folder: Path) -> None:
+    """Each golden folder has its `WireVersion`: it reads all that workers of that version say, and can say DRAIN to them."""
+    spoken = wire.SPOKEN[folder.name.removeprefix("wire-")]
+    kinds = {kind.__struct_config__.tag for kind in _FROM_WORKER}
+    frames = {path.stem: path.read_bytes() for path in folder.glob("*.msgpack") if path.stem.partition("-")[0] in kinds}
+
+    assert frames.keys() >= {"HELLO", "READY", "RESULTS", "BYE"}
+    for body in frames.values():
+        assert isinstance(spoken.decode(body), _FROM_WORKER)
+    assert wire.read_opening(frames["HELLO"]).wire == spoken.name
+    assert spoken.encode(wire.Drain()) == (folder / "DRAIN.msgpack").read_bytes()
+
+
 @given(st.lists(st.sampled_from(sorted(MESSAGES)), max_size=8), st.integers(1, 64))
 def test_a_stream_is_cut_into_the_frames_that_were_put_in(names: list[str], piece_bytes: int) -> None:
     """However the stream is torn into pieces, the messages come out whole and in order."""

@@ -103,6 +103,13 @@ def test_a_background_command_may_write_into_a_file_of_its_own(tmp_path: Path) -
         run(tmp_path / "again", page.replace("exit 0", "exit 7"))
 
 
+def test_a_background_command_of_others_may_be_ended_by_the_signal(tmp_path: Path) -> None:
+    """Not every server ends by itself when it is told to; ours must."""
+    page = "```sh file=serve.sh\necho ready\nexec sleep 300\n```\n" + console("$ bash serve.sh &", "ready")
+
+    assert run(tmp_path, page) == 1
+
+
 def test_a_background_command_that_fails_at_its_end_is_a_difference(tmp_path: Path) -> None:
     """What stays running must also end well."""
     page = "```sh file=serve.sh\ntrap 'exit 7' TERM; echo ready; while true; do sleep 0.05; done\n```\n"

@@ -315,8 +315,8 @@ def test_a_release_is_shown_with_its_pipelines_and_environment(running: Running)
     environments = shown["environments"]
     assert isinstance(environments, list)
     assert (Path(environments[0]["prefix"]) / "MANIFEST.json").is_file()
-    assert "x: number\n" in text
-    assert "  rows: array of Row\n    x: number\n" in text
+    assert "x: number (required)\n" in text
+    assert "  rows: array of Row (required)\n    x: number (required)\n" in text
     assert "  -> array of number\n" in text
     assert 'harm: string (default "")' in text
 

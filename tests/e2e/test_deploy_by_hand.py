@@ -214,6 +214,31 @@ def test_of_two_deployments_at_once_the_second_is_refused_and_the_same_one_is_fo
     assert statuses(running) == {"1.0.0": "KEPT", "2.0.0": "FAILED", "3.0.0": "CURRENT"}
 
 
+def test_of_two_packages_at_once_both_come_and_of_one_name_only_one_has_it(running: Running) -> None:
+    """Packages do not wait for each other; where both have a pipeline of the same name, one command is told who has it."""
+    gauge, rival = renamed("gauge"), renamed("rival", "gauge")
+    for path in (gauge, rival, wheel("2.0.0", WIDER)):
+        running.platform.run("publish", str(path))
+
+    with Stream(running) as stream:
+        both = at_once(lambda: running.say("deploy", "gauge==1.0.0"), lambda: running.say("deploy", "weigh==2.0.0"))
+        rivals = at_once(lambda: running.say("deploy", "gauge==1.0.0"), lambda: running.say("deploy", "rival==1.0.0"))
+
+    assert [each.code for each in both] == [0, 0], both
+    assert [each.code for each in rivals] == [0, 3], rivals
+    assert "error[pipeline-name-taken]: rival==1.0.0 has gauge, gauge_all, gauge_learn, gauge_length, gauge_repeat" in rivals[1].err
+    assert {one["status"] for one in running.answers(stream.ids).values()} == {"ok"}
+    assert answer(running, "gauged", "gauge_length", text="four")["release"] == "gauge==1.0.0"
+
+
+def renamed(package: str, pipelines: str = "") -> Path:
+    """`weigh` as another package, with pipelines and a model of its own, or with those of a third."""
+    name = pipelines or package
+    functions = [("def weigh_learn(", f"def {name}_learn("), ("def weigh(", f"def {name}("), ("def weigh_all(", f"def {name}_all(")]
+    functions += [("def length(", f"def {name}_length("), ("def repeat(", f"def {name}_repeat("), ('model="scale"', f'model="{name}"')]
+    return wheel("1.0.0", ('name = "weigh"', f'name = "{package}"'), *functions)
+
+
 def test_a_release_whose_import_fails_here_is_told_by_node_and_the_old_one_answers(running: Running) -> None:
     """The line of the node has the reason, the error the way on; the release that answered goes on, and there is no way back to undo."""
     with Stream(running) as stream:
@@ -224,7 +249,8 @@ def test_a_release_whose_import_fails_here_is_told_by_node_and_the_old_one_answe
     assert "libweight.so.3 is not here" in broken
     assert " on " in broken
     assert "weigh==2.0.0 was given up: " in said.err
-    assert "mend: millstream logs --release weigh==2.0.0; then deploy again" in said.err
+    assert said.err.rpartition("mend: ")[2].startswith("mend the line that the message names")
+    assert "; millstream logs --release weigh==2.0.0; then deploy again" in said.err
     assert {(one["status"], one["release"]) for one in running.answers(stream.ids).values()} == {("ok", "weigh==1.0.0")}
     assert statuses(running) == {"1.0.0": "CURRENT", "2.0.0": "FAILED"}
     assert "no release of weigh is kept beside weigh==1.0.0" in running.say("deploy", "--rollback", "weigh").err

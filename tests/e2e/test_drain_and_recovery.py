@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from running_platform import Request, Running, wheel
 
+from blackbox.command import UNCONFINED
 from blackbox.processes import workers
 from blackbox.stream import wait_for
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.xdist_group("node that is killed")
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """`millstream up` with the package `weigh` deployed, a model of one tenant, small batches, and room for one run at a time."""
-    settings = {"MILLSTREAM_NODE_TRAINING_SLOTS": "1", "MILLSTREAM_NODE_MAX_BATCH_SIZE": "20"}
+    settings = UNCONFINED | {"MILLSTREAM_NODE_TRAINING_SLOTS": "1", "MILLSTREAM_NODE_MAX_BATCH_SIZE": "20"}
     running = Running.start(tmp_path_factory.mktemp("drain") / "data", settings)
     deployed = running.deploy(wheel("1.0.0"))
     assert deployed.code == 0, deployed.err

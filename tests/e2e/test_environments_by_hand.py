@@ -14,7 +14,7 @@ import pytest
 from running_platform import Request, Running, Said, command_in, wheel
 
 from blackbox.command import Platform
-from blackbox.processes import tree
+from blackbox.processes import lives, tree
 from blackbox.stream import wait_for
 
 pytestmark = pytest.mark.xdist_group("environments by hand")
@@ -25,7 +25,6 @@ WORKERS_VARIABLES = {
 }
 
 GONE_S = 30.0
-HELD_S = 3.0
 
 
 @pytest.fixture(scope="module")
@@ -322,14 +321,15 @@ def test_what_the_node_needs_is_not_removed(running: Running) -> None:
 def test_what_a_shell_works_in_is_not_removed(running: Running) -> None:
     """By nobody, until it ends; then it is."""
     running.say("environments", "setup", "weigh==2.0.0")
-    command = running.platform.argv(
-        ["environments", "shell", "weigh==2.0.0", "-c", f"import time; print('in', flush=True); time.sleep({HELD_S})"]
-    )
-    with subprocess.Popen(command, env=running.platform.environment(), stdout=subprocess.PIPE) as shell:
+    until_told = "import sys; print('in', flush=True); sys.stdin.read()"
+    command = running.platform.argv(["environments", "shell", "weigh==2.0.0", "-c", until_told])
+    with subprocess.Popen(command, env=running.platform.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shell:
+        assert shell.stdin is not None
         assert shell.stdout is not None
         shell.stdout.readline()
         refused = running.say("environments", "remove", "weigh==2.0.0", "--yes")
         assert environments(running)["2.0.0"]["kept"] == "used"
+        shell.stdin.close()
 
     assert (refused.code, "a command works in it" in refused.err) == (3, True), refused.err
     assert running.say("environments", "remove", "weigh==2.0.0", "--yes").code == 0
@@ -368,4 +368,4 @@ def test_an_interrupted_request_by_hand_leaves_no_process(running: Running) -> N
         words = process.communicate(timeout=20)[1].decode()
 
     assert process.returncode == 130, words
-    assert [pid for pid in family if Path(f"/proc/{pid}").exists()] == []
+    wait_for(lambda: not any(map(lives, family)), GONE_S, "no process of it is left: a namespace ends a moment later")

@@ -10,7 +10,7 @@ from running_platform import Request, Running, environments, statuses, wheel
 
 from blackbox.stream import wait_for
 
-pytestmark = pytest.mark.xdist_group("whole machine")
+pytestmark = [pytest.mark.xdist_group("whole machine"), pytest.mark.timeout(600)]  # five installations
 
 RELEASES = {
     "1.0.0": ("1.26.4", "1.4.2"),

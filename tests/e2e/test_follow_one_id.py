@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from running_platform import Running, wheel
 
+from blackbox.command import UNCONFINED
 from blackbox.stream import wait_for
 
 pytestmark = pytest.mark.xdist_group("node that is killed")
@@ -19,7 +20,7 @@ CLOCK = r"\d\d:\d\d:\d\d\.\d{3}"
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """`millstream up` with the package `weigh` deployed and a model of one tenant."""
-    running = Running.start(tmp_path_factory.mktemp("follow") / "data")
+    running = Running.start(tmp_path_factory.mktemp("follow") / "data", UNCONFINED)
     deployed = running.deploy(wheel("1.0.0"))
     assert deployed.code == 0, deployed.err
     running.train("acme", 3.0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from running_platform import Running, wheel
 
+from blackbox.command import UNCONFINED
 from blackbox.kafka import Broker
 from blackbox.stream import wait_for
 
@@ -29,7 +30,7 @@ def test_a_request_that_ends_its_node_is_dead_after_three_deaths_alone(tmp_path:
     """Started again and again, the node answers everybody else, and at last says of the one request that it is dead, once, with a
     dead letter; then it lives."""
     with Broker(tmp_path / "kafka", properties=QUICK) as broker:
-        running = Running.start(tmp_path / "data", {"MILLSTREAM_KAFKA_BOOTSTRAP": broker.bootstrap})
+        running = Running.start(tmp_path / "data", UNCONFINED | {"MILLSTREAM_KAFKA_BOOTSTRAP": broker.bootstrap})
         deployed = running.deploy(wheel("1.0.0"))
         assert deployed.code == 0, deployed.err
         running.train("t", 2.0)

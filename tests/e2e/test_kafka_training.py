@@ -1,10 +1,13 @@
-"""Two nodes, one truth: training runs on a shared store survive their node, and rebalances do not wait for them."""
+"""Two nodes, one truth: training runs on a shared store survive their node, rebalances do not wait for them, and a node that was
+frozen past its leases changes nothing when it wakes."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +35,50 @@ class Two:
     other: Platform
     nodes: dict[str, Node]
     folder: Path
+    postgres: Postgres
+
+    @contextmanager
+    def frozen(self, name: str) -> Iterator[None]:
+        """Stop a node's process (SIGSTOP) for as long as the block lasts, and wait until it reports again."""
+        node = self.nodes[name]
+        node.freeze()
+        try:
+            yield
+        finally:
+            thawed_ms = time.time_ns() // 1_000_000
+            node.thaw()
+        where = {"a": self.running.platform, "b": self.other}[name].data_dir / "logs" / "node.jsonl"
+        wait_for(lambda: self._updated_ms(name) > thawed_ms, 30, f"a word of {name} after its sleep; its log is {where}")
+
+    def _updated_ms(self, name: str) -> int:
+        rows = self.running.platform.ask("status", "--json")["nodes"]
+        return max((int(row["updated_ms"]) for row in rows if row["node"] == name), default=0)
+
+    def holder(self, lease: str) -> str:
+        """The node that holds a lease; empty where nobody does, or it has lapsed."""
+        now = "(extract(epoch FROM now()) * 1000)::bigint"
+        rows = self.postgres.execute(f"SELECT owner FROM lease WHERE name = '{lease}' AND until_ms > {now}", self.database)
+        return str(rows[0][0]) if rows else ""
+
+    def claimant(self, tenant: str) -> str:
+        """The node that works on the run of a tenant, asked of the database itself: a command would take seconds on a busy machine."""
+        query = f"SELECT lease_owner FROM run WHERE tenant = '{tenant}' AND state = 'RUNNING'"
+        wait_for(lambda: bool(self.postgres.execute(query, self.database)), 30, f"the run of {tenant} begun")
+        return str(self.postgres.execute(query, self.database)[0][0])
+
+    @property
+    def database(self) -> str:
+        return self.running.platform.settings["MILLSTREAM_SHARED_STORE"].rsplit("/", 1)[1].partition("?")[0]
+
+    def said(self, name: str, event: str) -> list[dict[str, object]]:
+        """Lines of a node's log."""
+        folder = {"a": self.running.platform, "b": self.other}[name].data_dir / "logs"
+        return [line for line in map(json.loads, (folder / "node.jsonl").read_text().splitlines()) if line["event"] == event]
+
+    def events(self, topic: str) -> Counter[tuple[str, int]]:
+        """How often each (key, revision) was published on the topic of the states of models or releases."""
+        records = [record for record in self.running.platform.records(topic) if record.get("value")]
+        return Counter((str(record["key"]), int(record["value"]["revision"])) for record in records)
 
     def start(self, name: str) -> None:
         """Start a node that was killed or stopped, and wait until it accepts requests."""
@@ -61,7 +108,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
         }
         running = Running.start(folder / "data-a", settings | {"MILLSTREAM_NODE_NAME": "a"})
         assert running.node is not None
-        two = Two(running, Platform(folder / "data-b", settings=settings), {"a": running.node}, folder)
+        two = Two(running, Platform(folder / "data-b", settings=settings), {"a": running.node}, folder, postgres)
         try:
             assert running.deploy(wheel("1.0.0")).code == 0
             two.nodes["b"] = two.other.start_node("up", "--name", "b", log=folder / "b.txt")
@@ -131,3 +178,53 @@ def test_a_rebalance_does_not_wait_for_a_run(two: Two) -> None:
     answer = two.running.answers(["train-patient"], PATIENT_S + 20)["train-patient"]
     assert (answer["status"], answer["node"]) == ("ok", busy)
     assert two.running.counts(["train-patient"]) == {"train-patient": 1}
+
+
+def test_a_node_frozen_past_its_lease_ends_nothing_when_it_wakes(two: Two) -> None:
+    """The other node takes the run and ends it; the sleeper's worker is done as well by then, and its model is refused."""
+    two.running.send([_training("frozen", RUN_S / 2)])
+    sleeper = two.claimant("frozen")
+    other = {"a": "b", "b": "a"}[sleeper]
+
+    with two.frozen(sleeper):
+        answer = two.running.answers(["train-frozen"], 60)["train-frozen"]
+        ended, model = two.run_of("frozen"), two.running.say("models", "show", "frozen.scale", "--json").out
+    assert (answer["status"], answer["node"], answer["attempt"]) == ("ok", other, 2)
+    wait_for(lambda: any(line.get("run") == ended["run"] for line in two.said(sleeper, "run_fenced")), 30, "the sleeper's attempt refused")
+
+    assert two.run_of("frozen") == ended
+    assert [each["end"] for each in ended["attempts"]] == ["lost", "succeeded"]  # type: ignore[union-attr,attr-defined]
+    assert two.running.say("models", "show", "frozen.scale", "--json").out == model
+    assert {key: count for key, count in two.events("ModelCacheEvent").items() if key[0] == "frozen.scale"} == {("frozen.scale", 1): 1}
+    assert two.running.counts(["train-frozen"]) == {"train-frozen": 1}
+
+
+def test_a_frozen_holder_of_the_common_leases_publishes_and_decides_nothing_twice(two: Two) -> None:
+    """While the node that relays the outbox and decides on deployments sleeps, the other one does both; awake, it only looks on."""
+    two.nodes["b"].stop()
+    wait_for(lambda: {two.holder("outbox"), two.holder("controller")} == {"a"}, 30, "both leases held by a")
+    two.start("b")
+    two.running.platform.run("publish", str(wheel("2.0.0")))
+    requests = [_training(f"many-{number}", 0.0) for number in range(8)]
+
+    two.running.send(requests[:4])
+    two.running.platform.run("deploy", "weigh==2.0.0", "--no-wait")
+    with two.frozen("a"):
+        two.running.send(requests[4:])
+        answers = two.running.answers([str(each["id"]) for each in requests], 60)
+        wait_for(lambda: _current(two) == "2.0.0", 60, "the deployment decided without a")
+        assert {two.holder("outbox"), two.holder("controller")} == {"b"}
+        releases = two.running.platform.ask("releases", "list", "--json")
+
+    assert {answer["status"] for answer in answers.values()} == {"ok"}
+    assert two.running.counts(list(answers)) == dict.fromkeys(answers, 1)
+    assert two.running.platform.ask("releases", "list", "--json") == releases
+    for topic in ("ModelCacheEvent", "ml.release"):
+        assert set(two.events(topic).values()) == {1}, topic
+    models = {str(row["model"]): row for row in two.running.platform.ask("models", "list", "--json")}
+    assert [len(models[f"many-{number}.scale"]["versions"]) for number in range(8)] == [1] * 8
+
+
+def _current(two: Two) -> str:
+    rows = two.running.platform.ask("releases", "list", "--json")
+    return next(str(row["version"]) for row in rows if row["status"] == "CURRENT")

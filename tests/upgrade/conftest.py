@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from kits import VERSIONS, Kit
+from kits import KITS, Kit
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=KITS)
 def kit(request: pytest.FixtureRequest, tmp_path: Path) -> Kit:
     """Each version's kit, in a folder of its own."""
     return Kit(request.param, tmp_path / "data")

@@ -62,7 +62,7 @@ class OldWorker:
 def worker(kit: Kit, tmp_path: Path) -> Iterator[OldWorker]:
     """A worker in an environment with the kit's SDK and release, and today's msgspec."""
     prefix = tmp_path / "env"
-    (release,) = (HERE / kit.version / "data" / "index").glob("kept-*.whl")
+    (release,) = (HERE / kit.name / "data" / "index").glob("kept-*.whl")
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     install = ("pip", "install", "--python", str(prefix / "bin" / "python"), str(kit.sdk_wheel), str(release))
     for arguments in (("venv", "--python", sys.executable, str(prefix)), install):

@@ -66,7 +66,9 @@ class Story:
         self.metrics = metrics
         self.rates = rates
         self.clock = clock
-        self.platform = Platform(data_dir)
+        # Trainings read the metrics from where they lie; from a worker's sandbox they see only what they are given.
+        readable = json.dumps(sorted({str(metric.path.resolve().parent) for metric in metrics}))
+        self.platform = Platform(data_dir, settings={"MILLSTREAM_WORKER_READABLE_PATHS": readable})
         self.facts = Facts()
         self.sent_path = data_dir / "sent.jsonl"
         self.trainings_path = data_dir / "trainings.jsonl"

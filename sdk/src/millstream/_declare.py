@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from millstream._signature import Signature, read_signature
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Concatenate
 
+    from millstream._gate import Bound
     from millstream._run import Run
 
 F = TypeVar("F", bound="Callable[..., object]")
@@ -32,7 +33,7 @@ _PIPELINE = "__millstream_pipeline__"
 class Pipeline:
     """One declaration. `signature` is read at once where every annotation is defined already, else when first asked for."""
 
-    __slots__ = ("_local_names", "_signature", "function", "kind", "model", "name", "rows_independent", "timeout_s")
+    __slots__ = ("_local_names", "_signature", "function", "gate", "kind", "model", "name", "rows_independent", "timeout_s")
 
     def __init__(
         self,
@@ -43,8 +44,10 @@ class Pipeline:
         rows_independent: bool,
         timeout_s: float | None,
         local_names: dict[str, Any],
+        gate: tuple[Bound, ...] = (),
     ) -> None:
         self.function = function
+        self.gate = gate
         self.kind = kind
         self.name = name
         self.model = model
@@ -110,7 +113,9 @@ MODEL_CODE: list[ModelCode] = []
 
 
 @overload
-def training(*, model: str, timeout_s: float | None = None, name: str | None = None) -> Callable[[T], T]: ...
+def training(
+    *, model: str, timeout_s: float | None = None, name: str | None = None, gate: str | Sequence[str] = ()
+) -> Callable[[T], T]: ...
 
 
 @overload
@@ -124,6 +129,7 @@ def training(
     model: str | None = None,
     timeout_s: float | None = None,
     name: str | None = None,
+    gate: str | Sequence[str] = (),
 ) -> Callable[[T], T]:
     """Declare a function that makes a model: `fn(run: ms.Run, **parameters) -> model`.
 
@@ -132,9 +138,11 @@ def training(
         model: the model's name; each tenant has its own model under it.
         timeout_s: seconds that one attempt may take; without it the node's limit holds.
         name: the pipeline's name; the function's name where left out.
+        gate: what the run's metrics must show before its model answers, such as "f1 >= 0.8" or "f1 >= champion - 0.01"; of several all
+            must hold. A model that is held back is kept as a version, and answers when somebody promotes it.
 
     Raises:
-        DeclarationError: the function cannot be a training.
+        DeclarationError: the function cannot be a training, or the gate is no condition.
     """
     if model is None:
         place = f"{place_of(function)}: " if function is not None else ""
@@ -142,7 +150,8 @@ def training(
     named = _check_name("model", model)
 
     def declare(function: T) -> T:
-        _register(function, "training", name, named, False, timeout_s, sys._getframe(1).f_locals)
+        bounds = _read_gate(gate, function) if gate else ()
+        _register(function, "training", name, named, False, timeout_s, sys._getframe(1).f_locals, bounds)
         return function
 
     return declare
@@ -258,6 +267,7 @@ def _register(
     rows_independent: bool,
     timeout_s: float | None,
     local_names: dict[str, Any],
+    gate: tuple[Bound, ...] = (),
 ) -> None:
     if getattr(function, _PIPELINE, None) is not None:
         raise DeclarationError(f"{place_of(function)}: the function is declared twice; use one of @ms.training and @ms.inference")
@@ -265,10 +275,16 @@ def _register(
     _check_name("name", chosen, function)
     _check_timeout(timeout_s, function)
     closed_over = {} if local_names is getattr(function, "__globals__", None) else dict(local_names)
-    pipeline = Pipeline(function, kind, chosen, model, rows_independent, timeout_s, closed_over)
+    pipeline = Pipeline(function, kind, chosen, model, rows_independent, timeout_s, closed_over, gate)
     pipeline.try_signature()
     setattr(function, _PIPELINE, pipeline)
     PIPELINES.append(pipeline)
+
+
+def _read_gate(gate: object, function: Callable[..., object]) -> tuple[Bound, ...]:
+    from millstream._gate import read_gate  # here, because few trainings have one and every start pays for what is imported
+
+    return read_gate(gate, place_of(function))
 
 
 def _check_name(argument: str, value: object, function: Callable[..., object] | None = None) -> str:

@@ -15,6 +15,7 @@ import msgspec
 
 from millstream._declare import Pipeline
 from millstream._failures import DECODE_ERRORS
+from millstream._gate import Bound
 from millstream._release import ImportFailed, import_release
 from millstream._schema import parameters_schema, returns_schema, step_names
 from millstream.wire import WireError
@@ -36,6 +37,7 @@ class PipelineSpec(msgspec.Struct, frozen=True):
     returns: dict[str, object] = {}
     doc: str = ""
     steps: tuple[str, ...] = ()
+    gate: tuple[Bound, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -52,7 +54,7 @@ class ManifestError(Exception):
     """There is no manifest to work by; the message says where it was looked for."""
 
 
-_COMPARED = ("kind", "module", "function", "model", "shape", "rows_parameter", "rows_independent")
+_COMPARED = ("kind", "module", "function", "model", "shape", "rows_parameter", "rows_independent", "gate")
 _decode = msgspec.json.Decoder(Manifest).decode
 
 
@@ -113,6 +115,7 @@ def describe_pipeline(pipeline: Pipeline) -> PipelineSpec:
         returns=returns_schema(signature) if pipeline.kind == "inference" else {},
         doc=_doc(function.__doc__),
         steps=step_names(function),
+        gate=pipeline.gate or msgspec.UNSET,
     )
 
 

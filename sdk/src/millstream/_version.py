@@ -1,3 +1,3 @@
 """The one place where the SDK says its version; a test compares it with `pyproject.toml`."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

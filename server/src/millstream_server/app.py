@@ -2,6 +2,8 @@
 
 Called by the command line only; nothing else knows which adapter stands behind a port. Ports are opened when they are first
 asked for, because a command that appends one record should not pay for the store.
+
+Longer than other modules: every adapter is chosen and wired here and nowhere else.
 """
 
 from __future__ import annotations
@@ -9,10 +11,11 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
+import re
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -20,34 +23,27 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from millstream_server import __version__
-from millstream_server.config import CONNECTIONS, Settings, connections
+from millstream_server import data_directory
+from millstream_server.config import CONNECTIONS, Settings, connections, shown
 from millstream_server.core.artifacts import Artifacts, Signer
 from millstream_server.core.errors import Unavailable
-from millstream_server.core.ids import new_id
 from millstream_server.core.index import ReleaseIndex
 from millstream_server.core.log import GROUP, Log
 from millstream_server.core.store import Store
 
 if TYPE_CHECKING:
+    from millstream_server.adapters.keys import Ed25519Signer
+    from millstream_server.adapters.simple_index import SimpleIndex
+    from millstream_server.adapters.sql import SqlStore
+    from millstream_server.environments.children import Finished
     from millstream_server.environments.install import Installer
+    from millstream_server.node.confinement import Confinement
+    from millstream_server.node.mirror import Mirroring
     from millstream_server.node.node import Node, NodeSettings
-
-DATA_FORMAT = 1
-"""Format of the data directory; a directory with a higher one was written by a newer version."""
 
 FIGURES_S = 5.0
 """How long who asks for metrics waits for the node; Prometheus itself gives up after 10 s."""
 LOCK_TRIES, LOCK_WAIT_S = 10, 0.03
-
-
-class DataFile(msgspec.Struct, frozen=True):
-    """`data.json`: what made the data directory."""
-
-    format: int
-    version: str
-    log_id: str
-    created_ms: int
 
 
 class Ports:
@@ -89,8 +85,18 @@ class Ports:
             protected_groups=(GROUP,),
         )
 
-    @cached_property
+    @property
     def store(self) -> Store:
+        return self.sql_store
+
+    @property
+    def store_place(self) -> str:
+        """Where the store is, for people: a file, or an address without its password."""
+        return self.sql_store.database.place
+
+    @cached_property
+    def sql_store(self) -> SqlStore:
+        """The store, as a copy of it needs it."""
         from millstream_server.adapters.sql import SqlStore
 
         url = self.settings.shared.store or f"sqlite:///{self.data_dir / 'store.sqlite'}"
@@ -103,6 +109,8 @@ class Ports:
 
     @cached_property
     def index(self) -> ReleaseIndex:
+        if is_address(self.settings.shared.index):
+            return simple_index(self.settings, self.data_dir / "fetched")
         from millstream_server.adapters.folder_index import FolderIndex
 
         return FolderIndex(self._shared("index", "index"))
@@ -111,10 +119,33 @@ class Ports:
     def artifacts(self) -> Artifacts:
         from millstream_server.adapters.folder_artifacts import FolderArtifacts
 
+        if self.settings.shared.artifacts.startswith("s3://"):
+            return self._bucket()
         return FolderArtifacts(self._shared("artifacts", "artifacts"))
 
-    @cached_property
+    def _bucket(self) -> Artifacts:
+        from millstream_server.adapters.folder_artifacts import FolderArtifacts
+        from millstream_server.adapters.s3_artifacts import Access, S3Artifacts
+
+        s3, cache = self.settings.s3, self.data_dir / "artifacts-copies"
+        access = Access(
+            endpoint=s3.endpoint,
+            region=s3.region,
+            access_key_id=s3.access_key_id,
+            secret_access_key=s3.secret_access_key,
+            session_token=s3.session_token,
+            timeout_s=s3.timeout_s,
+        )
+        local, url = FolderArtifacts(cache), self.settings.shared.artifacts
+        return S3Artifacts(url, access, cache=cache, local=local, most_cached_bytes=s3.cache_bytes)
+
+    @property
     def signer(self) -> Signer:
+        return self.keys
+
+    @cached_property
+    def keys(self) -> Ed25519Signer:
+        """The signer, with the ring of keys that are known beside its own."""
         from millstream_server.adapters.keys import Ed25519Signer
 
         path = self.signing_key
@@ -124,8 +155,42 @@ class Ports:
     def installer(self) -> Installer:
         from millstream_server.environments.install import Installer
 
-        arguments = self.settings.environments.index_arguments
-        return Installer(self.data_dir / "environments", self.index, index_arguments=arguments)
+        said = self.settings.environments.wheelhouse
+        wheelhouse = Path(os.path.expanduser(said)).absolute() if said else None
+        arguments = index_arguments(self.settings)
+
+        def confine(command: Sequence[str], prefix: Path) -> list[str]:
+            return self.confinement.probe(command, prefix)  # looked for at the first installation: most commands make none
+
+        folder = self.data_dir / "environments"
+        return Installer(folder, self.index, index_arguments=arguments, wheelhouse=wheelhouse, confine=confine)
+
+    @cached_property
+    def confinement(self) -> Confinement:
+        """How processes of environments are confined here.
+
+        Raises:
+            Unavailable: no_sandbox, it is required and is not there.
+        """
+        from millstream_server.node.confinement import Confines, confine
+
+        worker = self.settings.worker
+        readable, writable = (
+            [Path(os.path.expanduser(said)) for said in paths] for paths in (worker.readable_paths, worker.writable_paths)
+        )
+        return confine(
+            Confines(
+                worker.sandbox,
+                worker.network,
+                tuple(readable),
+                tuple(writable),
+                worker.tmp_bytes,
+                worker.max_processes,
+                worker.max_open_files,
+                worker.max_file_bytes,
+                worker.cpus,
+            )
+        )
 
     @property
     def signing_key(self) -> Path:
@@ -134,7 +199,7 @@ class Ports:
     def _shared(self, setting: str, own: str) -> Path:
         """Where something is that nodes may share: what the setting says, else in the data directory."""
         said = getattr(self.settings.shared, setting)
-        return Path(said).expanduser().absolute() if said else self.data_dir / own
+        return Path(os.path.expanduser(said)).absolute() if said else self.data_dir / own
 
     @property
     def logbook_folder(self) -> Path:
@@ -142,10 +207,55 @@ class Ports:
 
     def close(self) -> None:
         """Close what was opened."""
-        for name in ("log", "embedded_log", "store"):
+        for name in ("log", "embedded_log", "sql_store"):
             opened = self.__dict__.pop(name, None)
             if opened is not None:
                 opened.close()
+
+
+def is_address(index: str) -> bool:
+    """Whether an index of releases is a server, not a folder."""
+    return index.startswith(("http://", "https://"))
+
+
+def simple_index(settings: Settings, cache: Path) -> SimpleIndex:
+    """The index of releases that is a server, with the login that belongs to it."""
+    from millstream_server.adapters.simple_index import SimpleIndex, find_login
+    from millstream_server.environments.uv import run_uv
+
+    environments = settings.environments
+    address, login = find_login(settings.shared.index, environments.index_username, environments.index_password)
+
+    def upload(arguments: Sequence[str | Path], variables: Mapping[str, str]) -> Finished:
+        return run_uv(arguments, variables=variables)
+
+    return SimpleIndex(address, login, cache, upload, upload_address=settings.shared.index_upload)
+
+
+def index_arguments(settings: Settings, *, releases: bool = False) -> list[str]:
+    """What uv is given to find packages; never to be printed, since addresses may hold logins.
+
+    Args:
+        releases: with the index of releases first, where that is a server: a package may depend on what is published there, and no
+            other index is asked for a name that it has.
+    """
+    from millstream_server.environments.uv import index_arguments as in_order
+
+    indexes, arguments = list(settings.environments.indexes), settings.environments.index_arguments
+    if is_address(settings.shared.index) and releases:
+        indexes = [simple_index(settings, settings.data_dir / "fetched").install_arguments()[-1], *indexes]
+    return in_order(indexes, arguments)
+
+
+def download(settings: Settings) -> Callable[[str], Iterator[bytes]]:
+    """Reads a file by its address, with the login of the index on its server."""
+    from millstream_server.adapters.simple_index import Web, login_for
+
+    words = list(index_arguments(settings, releases=True))
+    for name in ("UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL"):
+        words += os.environ.get(name, "").split()
+    addresses = [found[0] for word in words if (found := re.search(r"https?://.*", word))]
+    return lambda url: Web(url, login_for(url, addresses)).file(url)
 
 
 def open_ports(settings: Settings, *, create: bool = False) -> Ports:
@@ -155,22 +265,24 @@ def open_ports(settings: Settings, *, create: bool = False) -> Ports:
         Unavailable: no_node (it is not there), data_dir_unusable, data_dir_too_new.
     """
     data_dir = settings.data_dir
-    described = data_dir / "data.json"
-    if not described.exists():
+    if not (data_dir / data_directory.FILE).exists():
         if not create:
             raise Unavailable(
                 "no_node", f"there is no data directory at {data_dir}", mend=f"millstream up --data-dir {shlex.quote(str(data_dir))}"
             )
-        _make(data_dir, described)
-    found = _described(described)
-    if found.format > DATA_FORMAT:
-        raise Unavailable(
-            "data_dir_too_new",
-            f"{data_dir} was written by version {found.version} in format {found.format}; "
-            f"this is {__version__}, which reads up to format {DATA_FORMAT}",
-            where=str(described),
-        )
+        data_directory.make(data_dir)
+    data_directory.described(data_dir)
     return Ports(settings, create=create)
+
+
+def withdraw(ports: Ports, package: str, versions: Iterable[str]) -> int:
+    """Take versions of a package off the index where that is a folder of this data directory's own; how many were there."""
+    from millstream_server.adapters.folder_index import FolderIndex
+
+    index = ports.index
+    if ports.settings.shared.index or not isinstance(index, FolderIndex):
+        return 0  # what others share is theirs too
+    return sum(index.withdraw(package, version) for version in versions)
 
 
 def holder(settings: Settings) -> str | None:
@@ -196,8 +308,10 @@ def run_node(settings: Settings, *, create: bool, on_ready: Callable[[str], None
     shares = bool(settings.kafka.bootstrap and settings.shared.store)
     ports = open_ports(settings, create=create or shares)
     with Hold(settings.data_dir):
+        data_directory.bring_up_to_date(settings.data_dir)
         _refuse_to_leave_the_cluster(settings)
         _refuse_to_leave(ports)
+        _prepare_workers(settings, ports)
         _write_connections(settings)
         import uvloop
 
@@ -219,6 +333,20 @@ def run_node(settings: Settings, *, create: bool, on_ready: Callable[[str], None
         finally:
             logbook.close()
             ports.close()
+
+
+def _prepare_workers(settings: Settings, ports: Ports) -> None:
+    """Look how workers can be confined, and remove the folders of those that ended with a node before.
+
+    Raises:
+        Unavailable: no_sandbox
+    """
+    import shutil
+
+    from millstream_server.node.confinement import WORKERS
+
+    _ = ports.confinement
+    shutil.rmtree(settings.data_dir / "work" / WORKERS, ignore_errors=True)
 
 
 def _refuse_to_leave(ports: Ports) -> None:
@@ -260,15 +388,15 @@ def _refuse_to_leave_the_cluster(settings: Settings) -> None:
         said = msgspec.json.decode((settings.data_dir / CONNECTIONS).read_bytes(), type=dict[str, object])
     except (OSError, msgspec.DecodeError):
         return  # no node has worked on anything but this data directory
-    for name, flag in (("kafka.bootstrap", "--kafka"), ("shared.store", "--store")):
+    for name, flag in (("kafka.bootstrap", "--kafka"), ("shared.store", "--store"), ("shared.artifacts", "--artifacts")):
         last = said.get(name)
         if not last or settings.origins.get(name, "default") != "default":
             continue
-        shown = str(last) if name == "kafka.bootstrap" else "URL"
+        shown = str(last) if name != "shared.store" else "URL"
         up = f"millstream up --data-dir {shlex.quote(str(settings.data_dir))} {flag}"
         raise Unavailable(
             "connections_left",
-            f"the node of {settings.data_dir} worked with {flag} {shown} last; without it it would see none of the requests there",
+            f"the node of {settings.data_dir} worked with {flag} {shown} last; without it it would see nothing of what is there",
             where=str(settings.data_dir / CONNECTIONS),
             mend=f"{up} {shlex.quote(shown)}; or, to go on without and leave there what is unanswered: {up} ''",
         )
@@ -292,9 +420,41 @@ async def _live(settings: Settings, ports: Ports, logbook: object, on_ready: Cal
     from millstream_server.node.node import Node
 
     assert isinstance(logbook, Logbook)
-    node = Node(_node_settings(settings), ports.log, lambda: ports.store, ports.artifacts, ports.signer, ports.installer, logbook)
+    node = Node(
+        _node_settings(settings),
+        ports.log,
+        lambda: ports.store,
+        ports.artifacts,
+        ports.signer,
+        ports.installer,
+        logbook,
+        ports.confinement,
+        _mirroring(ports),
+    )
     with _metrics(settings.node.metrics_port, node):
         return await node.run(on_ready)
+
+
+def _mirroring(ports: Ports) -> Mirroring | None:
+    """What mirrors runs and models; None where nothing does.
+
+    Raises:
+        Unavailable: mlflow_missing
+    """
+    from millstream_server.adapters import mlflow
+    from millstream_server.environments.releases import release_taken_up
+    from millstream_server.node.mirror import Mirroring
+
+    settings = ports.settings.mlflow
+    if settings.uri == "off" or (settings.uri == "auto" and not mlflow.installed()):
+        return None
+    if not mlflow.installed():
+        raise Unavailable("mlflow_missing", f"mlflow.uri = {shown(ports.settings, 'mlflow.uri')}, and mlflow is not installed here")
+    uri = "" if settings.uri in ("auto", "embedded") else settings.uri
+    return Mirroring(
+        lambda store: mlflow.MlflowMirror(uri, ports.data_dir / "mlflow", store.store_id, copies_bytes=settings.max_copy_bytes),
+        lambda version: release_taken_up(ports.store, ports.index, version, time.time_ns() // 1_000_000),
+    )
 
 
 def _metrics(port: int, node: Node) -> AbstractContextManager[object]:
@@ -343,6 +503,9 @@ def _node_settings(settings: Settings) -> NodeSettings:
         node.drain_timeout_s,
         int(settings.log.retention_hours * 3_600_000),
         node.reply_topics,
+        settings.worker.isolation,
+        settings.worker.isolated_packages,
+        settings.worker.max_tenant_pools,
     )
 
 
@@ -398,30 +561,3 @@ class Hold:
     def __exit__(self, *_: object) -> None:
         self._file.truncate(0)
         self._file.close()
-
-
-def _make(data_dir: Path, described: Path) -> None:
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        strangers = [p.name for p in data_dir.iterdir() if p.name != "millstream.toml"]
-        if strangers:
-            raise Unavailable(
-                "data_dir_unusable",
-                f"{data_dir} holds other files ({', '.join(sorted(strangers)[:3])}) and is no data directory",
-                mend="give an empty or new folder with --data-dir",
-            )
-        now_ms = time.time_ns() // 1_000_000
-        temporary = described.with_suffix(".tmp")
-        temporary.write_bytes(msgspec.json.encode(DataFile(DATA_FORMAT, __version__, new_id(now_ms), now_ms)))
-        os.replace(temporary, described)
-    except OSError as error:
-        raise Unavailable("data_dir_unusable", f"{data_dir} cannot be made or written: {error.strerror}", where=str(data_dir)) from None
-
-
-def _described(path: Path) -> DataFile:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=DataFile)
-    except (OSError, msgspec.DecodeError) as error:
-        raise Unavailable(
-            "data_dir_unusable", f"{path} cannot be read: {error}", where=str(path), mend="restore it from a backup"
-        ) from None

@@ -7,6 +7,8 @@ Called by the command line, which hands the tree to `app.py`. A setting is spell
 `[section]`, in the environment as `MILLSTREAM_SECTION_NAME`, with the exceptions in `SHORT_NAMES`. Sizes take a suffix
 (`64MiB`); lists are words as a shell parts them (paths: parted by `:`, as in PATH), or a JSON list. Invariant: all faults are
 reported together, and nothing that was given is ignored: an unknown key is a fault that names its near misses.
+
+Longer than other modules: nearly half is the settings themselves with what each means, which the reference is generated from.
 """
 
 from __future__ import annotations
@@ -31,6 +33,10 @@ DATA_DIR_VARIABLE = "MILLSTREAM_DATA_DIR"
 SHORT_NAMES = {
     "environments.pythons": "MILLSTREAM_PYTHONS",
     "environments.index_arguments": "MILLSTREAM_INDEX_ARGUMENTS",
+    "environments.indexes": "MILLSTREAM_INDEXES",
+    "environments.index_username": "MILLSTREAM_INDEX_USERNAME",
+    "environments.index_password": "MILLSTREAM_INDEX_PASSWORD",
+    "environments.wheelhouse": "MILLSTREAM_WHEELHOUSE",
 }
 """Settings whose variable leaves out the section."""
 
@@ -156,13 +162,52 @@ class SharedSettings(msgspec.Struct, frozen=True, kw_only=True):
     """URL of the store, `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`."""
 
     artifacts: str = ""
-    """Folder of the models' files."""
+    """Folder of the models' files, or `s3://BUCKET/PREFIX`."""
 
     index: str = ""
-    """Folder of the published releases."""
+    """Folder of the published releases, or address of the simple pages of a package index, as `https://HOST/simple/`."""
+
+    index_upload: str = ""
+    """Address that takes uploads to that index; empty: its address less the last `simple/`."""
 
     signing_key: str = ""
     """File of the key that signs models and proves them."""
+
+
+class S3Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The S3 store of `shared.artifacts`; what is empty is found as AWS's tools find it (`AWS_ENDPOINT_URL`, ...)."""
+
+    endpoint: str = ""
+    """Address of a store that is not AWS's own, `https://HOST:PORT`."""
+
+    region: str = ""
+    """Region of the bucket; where nobody says one, `us-east-1`."""
+
+    access_key_id: str = ""
+    """Whom requests are signed for."""
+
+    secret_access_key: str = ""
+    """What they are signed with; better said in `AWS_SECRET_ACCESS_KEY`."""
+
+    session_token: str = ""
+    """Of credentials that end."""
+
+    timeout_s: Seconds = 10.0
+    """Seconds that one request to the store may take; it is tried three times."""
+
+    cache_bytes: BytesOrNone = 20 * 1024 * MIB
+    """Space on this machine for copies of model files; those in use stay whatever they take."""
+
+
+class MlflowSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """MLflow, which mirrors runs and models for data scientists and their tools."""
+
+    uri: str = "auto"
+    """`http://HOST:PORT` of an MLflow server; `embedded`: a database and a folder, `<data_dir>/mlflow`; `auto`: embedded where
+    `millstream-server[mlflow]` is installed; `off`: none."""
+
+    max_copy_bytes: BytesOrNone = 64 * MIB
+    """Files of a model version up to this size are copied to an MLflow server; larger ones are named there by their place."""
 
 
 class LogbookSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,8 +229,61 @@ class EnvironmentsSettings(msgspec.Struct, frozen=True, kw_only=True):
     index_arguments: tuple[str, ...] = ()
     """Arguments that `uv` is given to find packages, such as `--index-url URL`; empty: as uv itself is configured."""
 
+    indexes: tuple[str, ...] = ()
+    """Addresses of further package indexes, asked in this order, after that of the releases and before uv's own: a name that one of
+    them has is never taken from a later one."""
+
+    index_username: str = ""
+    """Name at the index of the releases, where its address holds none."""
+
+    index_password: str = ""
+    """Password or token at the index of the releases, where its address, netrc and keyring hold none."""
+
+    wheelhouse: str = ""
+    """Folder of wheels from which environments are made, made by `millstream wheelhouse`; no index is asked then."""
+
     pythons: tuple[str, ...] = ()
     """Python interpreters to choose from, as paths; those found on PATH come after them."""
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker process may see, reach and use; how many and how long is said with the node."""
+
+    sandbox: Literal["auto", "required", "off"] = "auto"
+    """Whether workers get namespaces of their own by bubblewrap: where it works, always (else the node does not start), or never."""
+
+    network: Literal["none", "runs", "all"] = "runs"
+    """Which workers in a sandbox reach the network, this machine's own ports too: none, those of runs, or all."""
+
+    readable_paths: tuple[str, ...] = ()
+    """Files and folders of this machine that workers in a sandbox may read beside the system's libraries and their environment."""
+
+    writable_paths: tuple[str, ...] = ()
+    """Files and folders of this machine that workers in a sandbox may write."""
+
+    tmp_bytes: Bytes = 512 * MIB
+    """Size of the /tmp that each worker in a sandbox has for itself, in memory."""
+
+    max_processes: Annotated[int, Meta(ge=16, le=1_000_000)] = 512
+    """Processes and threads that one worker in a sandbox may have."""
+
+    max_open_files: Annotated[int, Meta(ge=64, le=1_000_000)] = 4096
+    """Files that each process of a worker may have open."""
+
+    max_file_bytes: Bytes = 16 * 1024 * MIB
+    """Size that a file may reach which a worker writes."""
+
+    cpus: Annotated[float, Meta(ge=0, le=1024)] = 0.0
+    """Cores that one worker may use, where control groups can be written; 0: all."""
+
+    isolation: Literal["shared", "tenant"] = "shared"
+    """Who shares the workers that answer requests of a release: all tenants, or each has a pool, and a process, of its own."""
+
+    isolated_packages: tuple[Name, ...] = ()
+    """Packages each of whose tenants has a pool of its own, where isolation is shared for the others."""
+
+    max_tenant_pools: Count = 16
+    """Pools of single tenants that may have workers at once; beyond, the one that was called least recently sleeps."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,8 +296,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log: LogSettings = LogSettings()
     kafka: KafkaSettings = KafkaSettings()
     shared: SharedSettings = SharedSettings()
+    s3: S3Settings = S3Settings()
+    mlflow: MlflowSettings = MlflowSettings()
     logbook: LogbookSettings = LogbookSettings()
     environments: EnvironmentsSettings = EnvironmentsSettings()
+    worker: WorkerSettings = WorkerSettings()
     origins: dict[str, str] = {}
 
 
@@ -208,20 +309,30 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "log": LogSettings,
     "kafka": KafkaSettings,
     "shared": SharedSettings,
+    "s3": S3Settings,
+    "mlflow": MlflowSettings,
     "logbook": LogbookSettings,
     "environments": EnvironmentsSettings,
+    "worker": WorkerSettings,
 }
 _FIELDS: dict[str, object] = {
     f"{section}.{name}": hint for section, struct in SECTIONS.items() for name, hint in get_type_hints(struct, include_extras=True).items()
 }
 CONNECTED = tuple(name for name in _FIELDS if name.startswith("shared.") or name == "kafka.bootstrap")
 """Settings that connect a node to what it may share; all empty: it has everything in its data directory."""
-_LISTS = {name for name, hint in _FIELDS.items() if hint == tuple[str, ...]}
+_LISTS = {name for name, hint in _FIELDS.items() if hint in (tuple[str, ...], tuple[Name, ...])}
+_PATHS = ("environments.pythons", "worker.readable_paths", "worker.writable_paths")
 HIDDEN = "(hidden)"
+_SECRETS = ("s3.secret_access_key", "s3.session_token")
 _SECRET = re.compile(r"password|secret|\.pem\b|jaas|oauthbearer\.config|token", re.IGNORECASE)
 """Options of librdkafka that hold what nobody else may know."""
+_MLFLOW = re.compile(r"(off|auto|embedded|https?://[^/?#\s]+[^?#\s]*)\Z")
 _PASSWORD = re.compile(r"(//[^:@/?]*:).*(?=@)|(password=)[^&]*")
 """Where an address of a store holds its password."""
+_BUCKET = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,254}(/[^?#\s]*)?\Z")
+_LOGIN = re.compile(r"(://)([^/\s@:]*:)?[^/\s@]+@")
+"""Where an address of an index holds its password, or a token."""
+_WEB = re.compile(r"https?://[^/]")
 _UNITS = {"": 1, "b": 1, "kib": 1024, "mib": MIB, "gib": 1024 * MIB, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
 _SIZE = re.compile(r"\s*(\d+)\s*([a-zA-Z]*)\s*\Z")
 
@@ -256,7 +367,7 @@ def load(
             values[name] = _convert(name, value, spoken=spoken)
             origins[name] = origin
         except ValueError as error:
-            faults.append(f"{name} = {value!r} ({origin}): {error}")
+            faults.append(f"{name} = {HIDDEN if _SECRET.search(name) else repr(value)} ({origin}): {error}")
     settings = _assemble(folder, values, origins)
     faults += _contradictions(settings)
     if faults:
@@ -286,9 +397,20 @@ def shown(settings: Settings, name: str) -> object:
     value = value_of(settings, name)
     if name == "kafka.options" and isinstance(value, dict):
         return {option: HIDDEN if _SECRET.search(option) else said for option, said in value.items()}
-    if name == "shared.store":
+    if name in _SECRETS and value:
+        return HIDDEN
+    if name == "environments.index_password":
+        return HIDDEN if value else ""
+    if name in ("shared.store", "mlflow.uri"):
         return _PASSWORD.sub(lambda found: (found[1] or found[2]) + HIDDEN, str(value))
-    return value
+    if isinstance(value, tuple):
+        return tuple(_without_login(each) for each in value)
+    return _without_login(value) if isinstance(value, str) else value
+
+
+def _without_login(address: str) -> str:
+    """An address less its password, or less a token that stands alone before the @."""
+    return _LOGIN.sub(lambda found: f"{found[1]}{found[2] or ''}{HIDDEN}@", address)
 
 
 def data_dir(flag: Path | None, *, environ: Mapping[str, str] | None = None) -> Path:
@@ -312,7 +434,10 @@ def _data_dir(flag: Path | None, variables: Mapping[str, str]) -> tuple[Path, st
 
 def connections(settings: Settings) -> dict[str, object]:
     """What other commands must know to reach what a node with these settings reaches, by `section.name`."""
-    return {name: value for name in _FIELDS if name.split(".")[0] in ("kafka", "shared") and (value := value_of(settings, name))}
+    sections = ("kafka", "shared", "s3") if settings.shared.artifacts else ("kafka", "shared")
+    default = Settings(data_dir=settings.data_dir)
+    values = {name: value_of(settings, name) for name in _FIELDS if name.split(".")[0] in sections}
+    return {name: value for name, value in values.items() if value != value_of(default, name)}
 
 
 def _from_node(path: Path) -> Iterator[Given]:
@@ -399,7 +524,7 @@ def _convert(name: str, value: object, *, spoken: bool) -> object:
         ValueError: saying what was expected.
     """
     if name in _LISTS and isinstance(value, str):
-        value = _words(value, paths=name == "environments.pythons")
+        value = _words(value, paths=name in _PATHS)
     if name.endswith("_bytes") and isinstance(value, str):
         value = _size_bytes(value)
     if name == "kafka.options" and isinstance(value, str):
@@ -441,15 +566,26 @@ def _assemble(data_dir: Path, values: Mapping[str, object], origins: dict[str, s
         log=msgspec.structs.replace(LogSettings(), **fields("log")),
         kafka=msgspec.structs.replace(KafkaSettings(), **fields("kafka")),
         shared=msgspec.structs.replace(SharedSettings(), **fields("shared")),
+        s3=msgspec.structs.replace(S3Settings(), **fields("s3")),
+        mlflow=msgspec.structs.replace(MlflowSettings(), **fields("mlflow")),
         logbook=msgspec.structs.replace(LogbookSettings(), **fields("logbook")),
         environments=msgspec.structs.replace(EnvironmentsSettings(), **fields("environments")),
+        worker=msgspec.structs.replace(WorkerSettings(), **fields("worker")),
         origins=origins,
     )
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
-    """Settings that are fine alone and cannot be met together."""
+    """Settings that are fine alone and cannot be met together, or have a form that their type does not tell."""
     node, log = settings.node, settings.log
+    yield from _no_addresses(settings)
+    artifacts = settings.shared.artifacts
+    if "://" in artifacts and not _BUCKET.match(artifacts):
+        yield f"shared.artifacts = {artifacts!r} ({settings.origins['shared.artifacts']}): expected a folder, or s3://BUCKET/PREFIX"
+    if settings.s3.endpoint and not settings.s3.endpoint.startswith(("http://", "https://")):
+        yield f"s3.endpoint = {settings.s3.endpoint!r} ({settings.origins['s3.endpoint']}): expected https://HOST:PORT, or http://"
+    if not _MLFLOW.match(settings.mlflow.uri):
+        yield "mlflow.uri names no MLflow that can be mirrored to: expected off, auto, embedded or http[s]://HOST[:PORT]"
     if node.max_batch_size > node.max_queued_requests:
         yield (
             f"node.max_batch_size = {node.max_batch_size} is more than node.max_queued_requests = {node.max_queued_requests}: "
@@ -460,3 +596,45 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             f"log.max_record_bytes = {log.max_record_bytes} is more than node.max_queued_bytes = {node.max_queued_bytes}: "
             "the largest request would not fit into the node"
         )
+    yield from _shown_to_workers(settings)
+
+
+def _no_addresses(settings: Settings) -> Iterator[str]:
+    """Indexes that are neither folders nor addresses; a login in one is not shown."""
+    expected = "expected an address that begins with https:// or http://"
+    index, upload = settings.shared.index, settings.shared.index_upload
+    if "://" in index and not _WEB.match(index):
+        yield f"shared.index = {_without_login(index)!r}: {expected}, or a folder"
+    if upload and not _WEB.match(upload):
+        yield f"shared.index_upload = {_without_login(upload)!r}: {expected}"
+    for address in settings.environments.indexes:
+        if not _WEB.match(address):
+            folder = "a folder goes into environments.index_arguments: --find-links FOLDER"
+            yield f"environments.indexes has {_without_login(address)!r}: {expected}; {folder}"
+
+
+def _is_path(said: str) -> bool:
+    return bool(said) and "://" not in said
+
+
+def _home_of(said: str) -> Path:
+    """A path with ~ and ~USER spelled out; as it stands where there is no such user."""
+    return Path(os.path.expanduser(said))
+
+
+def _shown_to_workers(settings: Settings) -> Iterator[str]:
+    """Paths given to workers that hold what no worker may see."""
+    shared, data_dir = settings.shared, settings.data_dir
+    secret = [
+        data_dir,
+        *(_home_of(said).absolute() for said in (shared.artifacts, shared.index, shared.signing_key) if _is_path(said)),
+    ]
+    for name in ("readable_paths", "writable_paths"):
+        for said in getattr(settings.worker, name):
+            path = _home_of(said)
+            if not path.is_absolute():
+                yield f"worker.{name} names {said}: expected a path from the root"
+                continue
+            for place in secret:
+                if place.resolve().is_relative_to(path.resolve()) or path.resolve().is_relative_to(place.resolve()):
+                    yield f"worker.{name} names {said}, which would show workers what is in {place}"

@@ -173,6 +173,57 @@ def test_the_password_in_a_stores_address_is_not_shown(tmp_path: Path, address: 
     assert config.value_of(settings, "shared.store") == address
 
 
+@pytest.mark.parametrize(
+    ("setting", "said", "shown"),
+    [
+        ("shared.index", "https://me:a%2Fb@host/simple/", "https://me:(hidden)@host/simple/"),
+        ("shared.index", "https://token@host/simple/", "https://(hidden)@host/simple/"),
+        ("shared.index", "/folder/of@wheels", "/folder/of@wheels"),
+        ("shared.index_upload", "https://me:word@host/", "https://me:(hidden)@host/"),
+        ("environments.indexes", ("https://me:word@host/simple/", "https://b/"), ("https://me:(hidden)@host/simple/", "https://b/")),
+        ("environments.index_arguments", ("--index", "x=https://token@host/"), ("--index", "x=https://(hidden)@host/")),
+        ("environments.index_password", "word", "(hidden)"),
+        ("environments.index_password", "", ""),
+    ],
+)
+def test_logins_of_indexes_are_not_shown(tmp_path: Path, setting: str, said: object, shown: object) -> None:
+    """An address may hold a password, or a token alone; a folder's name stays."""
+    section, name = setting.split(".")
+    text = json_text(said)
+    settings = config.load(tmp_path, {}, environ={config.variable(f"{section}.{name}"): text})
+
+    assert config.value_of(settings, setting) == said
+    assert config.shown(settings, setting) == shown
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [("shared.index", "ftp://me:word@host/simple/"), ("environments.indexes", "/a/folder"), ("environments.indexes", "ours=https://host/")],
+)
+def test_an_index_that_is_no_address_is_a_fault(tmp_path: Path, setting: str, said: str) -> None:
+    """A word that is forgotten before an address must not make a folder of it in silence."""
+    with pytest.raises(Invalid, match="https://") as refused:
+        config.load(tmp_path, {}, environ={config.variable(setting): said})
+
+    assert setting in refused.value.message
+    assert "word@" not in refused.value.message
+
+
+def test_a_password_of_the_wrong_type_is_not_shown_with_its_fault(tmp_path: Path) -> None:
+    """The fault says the setting and what was expected."""
+    (tmp_path / "millstream.toml").write_text("[environments]\nindex_password = 736251\n")
+
+    with pytest.raises(Invalid, match=r"environments\.index_password = \(hidden\)") as refused:
+        config.load(tmp_path, {}, environ={})
+
+    assert "736251" not in refused.value.message
+
+
+def json_text(said: object) -> str:
+    """A value as a variable holds it."""
+    return json.dumps(said) if isinstance(said, tuple) else str(said)
+
+
 def test_secret_options_of_kafka_are_not_shown(tmp_path: Path) -> None:
     """Passwords, secrets and keys are left out of what people see; what they need to find a fault stays."""
     options = {"sasl.username": "ms", "sasl.password": "x", "ssl.key.password": "x", "ssl.key.pem": "x", "ssl.key.location": "/k"}
@@ -184,3 +235,30 @@ def test_secret_options_of_kafka_are_not_shown(tmp_path: Path) -> None:
     assert isinstance(said, dict)
     assert {name for name, value in said.items() if value == "x"} == set()
     assert (said["sasl.username"], said["ssl.key.location"]) == ("ms", "/k")
+
+
+def test_credentials_of_a_bucket_are_not_shown(tmp_path: Path) -> None:
+    """Neither where they are in force nor where they cannot be used; commands on the data directory find them all the same."""
+    said = {"shared.artifacts": "s3://models", "s3.access_key_id": "AK", "s3.secret_access_key": "s3cret", "s3.session_token": "t0ken"}
+    settings = config.load(tmp_path, said, environ={})
+    (tmp_path / "millstream.toml").write_text("[s3]\nsecret_access_key = 12345\n")
+
+    assert [config.shown(settings, name) for name in said] == ["s3://models", "AK", "(hidden)", "(hidden)"]
+    assert config.connections(settings) == said
+    assert "12345" not in faults(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ({"shared.artifacts": "gs://models"}, "shared.artifacts"),
+        ({"shared.artifacts": "s3://"}, "shared.artifacts"),
+        ({"shared.artifacts": "s3://user:password@models"}, "shared.artifacts"),
+        ({"s3.endpoint": "store.example.org:9000"}, "s3.endpoint"),
+        ({"s3.timeout_s": "0"}, "s3.timeout_s"),
+        ({"s3.cache_bytes": "-1"}, "s3.cache_bytes"),
+    ],
+)
+def test_a_bucket_that_cannot_be_one_is_told(tmp_path: Path, said: dict[str, object], named: str) -> None:
+    """Before anything is asked of it."""
+    assert f"{named} = " in faults(tmp_path, said)

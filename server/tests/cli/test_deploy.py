@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from millstream_server import app
 from millstream_server.cli.deploy import Target, _begin_rollback
 from millstream_server.cli.following import Watch, follow, said_by_nodes
-from millstream_server.cli.printing import LivePhases, cut, span, table
+from millstream_server.cli.printing import LivePhases, span
 from millstream_server.core.errors import Failed, Invalid
 from millstream_server.core.release import (
     Manifest,
     PackageState,
     PipelineSpec,
     Release,
+    before_in_line,
     begin_deploy,
     check_pipeline_names,
     fail_deploy,
@@ -59,6 +61,25 @@ def test_a_pipeline_name_is_free_again_when_its_release_answers_no_more(status: 
     check_pipeline_names(
         made(), [PackageState("churn", 1, (made("churn", pipelines=("detect",), status=status),)), PackageState("anomaly", 1, (made(),))]
     )
+
+
+@pytest.mark.parametrize(("theirs_ms", "package"), [(4, "zinc"), (5, "anomaly"), (6, "anomaly"), (5, "zinc")])
+def test_of_two_packages_written_in_the_same_moment_one_keeps_the_name(theirs_ms: int, package: str) -> None:
+    """The earlier one, by name where both are equal; each command finds the same one."""
+    ours = made("churn", pipelines=("detect",), status="DEPLOYING")
+    theirs = msgspec.structs.replace(made(package, status="DEPLOYING"), deployed_ms=theirs_ms)
+    rows = [begin_deploy(PackageState(each.manifest.package), each) for each in (ours, theirs)]
+
+    refused = []
+    for each in (ours, theirs):
+        try:
+            check_pipeline_names(each, before_in_line(each, rows))
+        except Invalid as error:
+            refused.append((each.manifest.package, error.code))
+
+    first = min((ours, theirs), key=lambda each: (each.deployed_ms, each.manifest.package))
+    last = theirs if first is ours else ours
+    assert refused == [(last.manifest.package, "pipeline_name_taken")]
 
 
 def row(environment: str, phase: str = "", reason: str = "") -> ReleaseStatusRow:
@@ -304,11 +325,3 @@ def test_there_is_nothing_to_cancel_where_nothing_is_deployed(millstream: RunCom
 def test_durations_are_told_in_two_units(seconds: float, text: str) -> None:
     """Short ones with a tenth, long ones in the two units that matter."""
     assert span(seconds) == text
-
-
-def test_tables_are_aligned_and_cut_to_the_width() -> None:
-    """Columns are as wide as their widest cell; what does not fit ends in three dots, and of several lines only the first is shown."""
-    lines = table(("A", "LONG"), [("xyz", "value\nTraceback"), ("b\t", "v" * 30)], width=20)
-
-    assert lines == ["A    LONG", "xyz  value", "b\\t  vvvvvvvvvvvv..."]
-    assert cut("abc", 3) == "abc"

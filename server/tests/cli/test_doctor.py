@@ -25,6 +25,8 @@ from millstream_server.core.release import Manifest, PackageState, Release
 from millstream_server.core.status import NodeStatus, encode_status
 from millstream_server.core.store import NodeRow
 
+from blackbox.package_index import Answer, BrokenIndex
+
 from .conftest import clean_environment
 
 DOCTOR = "from millstream_server.cli.main import main; main()"
@@ -142,6 +144,47 @@ def test_a_release_whose_python_is_not_here_is_found(ports: app.Ports) -> None:
     assert fault["check"] == "python"
     assert "anomaly==1.0.0 wants Python 3.99" in fault["detail"]
     assert "MILLSTREAM_PYTHONS" in fault["mend"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(Answer(status=401), "refused the login of robot"), (Answer(b"<h1>Welcome</h1>"), "no page of a package index"), (None, "")],
+    ids=["refused", "garbage", "healthy"],
+)
+def test_an_index_that_refuses_us_or_is_none_is_found(data_dir: Path, answer: Answer | None, words: str) -> None:
+    """The index of releases and the further ones are asked with their logins; no password is shown."""
+    with BrokenIndex() as server:
+        if answer is not None:
+            server.answers["/simple/millstream-sdk/"] = answer
+        address = server.address.replace("//", "//robot:s3cret@")
+        variables = {"MILLSTREAM_SHARED_INDEX": address, "MILLSTREAM_INDEXES": address}
+        findings = [one for one in examined(data_dir, **variables) if one["check"] == "index"]
+
+    assert [one["state"] for one in findings] == (["fault"] * 2 if words else ["ok"] * 2)
+    assert all(words in one["detail"] for one in findings)
+    assert "s3cret" not in str(findings)
+
+
+def test_an_index_that_is_down_and_one_that_lends_from_elsewhere_are_found(data_dir: Path) -> None:
+    """A server that answers for packages that it has not leaves the door open to a public namesake."""
+    with BrokenIndex() as down:
+        pass
+    with BrokenIndex() as lending:
+        lending.lends_to = "http://127.0.0.1:9/simple/"
+        variables = {"MILLSTREAM_SHARED_INDEX": down.address, "MILLSTREAM_INDEXES": lending.address}
+        findings = [one for one in examined(data_dir, **variables) if one["check"] == "index"]
+
+    assert [one["state"] for one in findings] == ["fault", "ok", "note"]
+    assert "connection refused" in findings[0]["detail"]
+    assert "--disable-fallback" in findings[2]["detail"]
+
+
+def test_a_wheelhouse_that_is_not_there_is_found(data_dir: Path) -> None:
+    """Nothing could be installed: no index is asked where a wheelhouse is named."""
+    fault = only_fault(examined(data_dir, MILLSTREAM_WHEELHOUSE=str(data_dir / "nowhere")))
+
+    assert fault["check"] == "index"
+    assert "millstream wheelhouse NAME==VERSION" in fault["mend"]
 
 
 def test_a_low_limit_on_open_files_is_found(data_dir: Path) -> None:

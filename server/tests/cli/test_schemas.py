@@ -59,19 +59,19 @@ def test_parameters_are_told_with_fields_values_limits_and_defaults() -> None:
     schema = {"properties": {"order": order, "color": {**color, "default": "red"}}, "required": ["order"], "$defs": definitions}
 
     assert takes(schema) == [
-        "order: Order",
-        '  color: one of "blue", "red"',
-        '  size: one of 3, "m", "s"',
-        "  shape: Circle (no other fields) or Box",
+        "order: Order (required)",
+        '  color: one of "blue", "red" (required)',
+        '  size: one of 3, "m", "s" (required)',
+        "  shape: Circle (no other fields) or Box (required)",
         "    Circle:",
-        '      type: "Circle"',
-        "      radius: number",
+        '      type: "Circle" (required)',
+        "      radius: number (required)",
         "    Box:",
-        '      type: "Box"',
-        "      side: number",
-        "  pair: array [integer, string]",
-        "  parts: object, each member Node",
-        "    count: integer, at least 0, less than 10 - how many",
+        '      type: "Box" (required)',
+        "      side: number (required)",
+        "  pair: array [integer, string] (required)",
+        "  parts: object, each member Node (required)",
+        "    count: integer, at least 0, less than 10 (required) - how many",
         "    below: array of Node (optional)",
         "  weight: number or null (default null)",
         '  code: string, length at least 1, length at most 5, matches ^a (default "ax")',
@@ -85,11 +85,12 @@ def test_parameters_are_told_with_fields_values_limits_and_defaults() -> None:
 
 
 def test_an_answer_is_told_in_the_same_words() -> None:
-    """With its fields; where the annotation says nothing, neither does this."""
+    """With its fields; where the annotation says nothing, neither does this, and what it says is said once."""
     (node,), definitions = schema_of(Node)
 
     assert gives({"$schema": "x", **node, "$defs": definitions})[:2] == ["-> Node", "  count: integer, at least 0, less than 10 - how many"]
     assert gives({"$schema": "x"}) == []
+    assert gives({"$schema": "x", "description": "any JSON value"}) == ["-> any JSON value"]
 
 
 def test_what_is_not_known_is_passed_over() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 from millstream_server import app
 from millstream_server.cli.health import GONE_MS, living, troubles
@@ -57,10 +59,25 @@ def test_a_healthy_node_has_its_head_and_a_line_a_release() -> None:
     """By release: environment, workers and spare, models, requests a second, p99, queue."""
     shown = screen(row(releases=(release(queued=3, in_flight=4), release("churn", "1.0.0"))))
 
-    assert shown[1] == "node-1  accepting  pid 4242  up 1 min 5 s  queued 0  lag 0"
-    assert shown[2].split() == ["RELEASE", "ENVIRONMENT", "WORKERS", "MODELS", "REQ/S", "P99", "MS", "QUEUE"]
-    assert shown[3].split() == ["anomaly==2.0.0", "READY", "1+1", "5", "320.0", "12.3", "7"]
-    assert shown[4].startswith("churn==1.0.0")
+    assert shown[0] == "node-1  accepting  pid 4242  up 1 min 5 s  queued 0  lag 0"
+    assert shown[1].split() == ["RELEASE", "ENVIRONMENT", "WORKERS", "MODELS", "REQ/S", "P99", "MS", "QUEUE"]
+    assert re.split(r" {2,}", shown[2]) == ["anomaly==2.0.0", "READY", "1 + 1 spare", "5", "320.0", "12.3", "7"]
+    assert shown[3].startswith("churn==1.0.0")
+
+
+def test_how_far_an_environment_is_stands_whole_below_its_release() -> None:
+    """On a terminal and in a pipe alike; no name is cut, whatever its length, and what has no place beside it stands below."""
+    long = release("package-with-a-name-that-is-longer-than-many", environment="INSTALLING", phase="download", workers=())
+    piped, shown = screen(row(releases=(long,)), width=NO_LIMIT), screen(row(releases=(long,)))
+
+    assert piped[2].split() == ["package-with-a-name-that-is-longer-than-many==2.0.0", "INSTALLING", "0", "5", "320.0", "12.3", "0"]
+    assert piped[3] == shown[-1] == "  phase: download"
+    assert [line.split() for line in shown[1:5]] == [
+        ["RELEASE", "ENVIRONMENT", "WORKERS"],
+        ["MODELS", "REQ/S", "P99", "MS", "QUEUE"],
+        ["package-with-a-name-that-is-longer-than-many==2.0.0", "INSTALLING", "0"],
+        ["5", "320.0", "12.3", "0"],
+    ]
 
 
 def test_a_node_on_kafka_says_its_partitions_commits_and_what_went_elsewhere() -> None:
@@ -72,11 +89,11 @@ def test_a_node_on_kafka_says_its_partitions_commits_and_what_went_elsewhere() -
     waiting = msgspec.structs.replace(log, lags={"ml.pipeline.input": 5, "ml.pipeline.overflow": 20, "ml.pipeline.retry.5s": 0})
     quiet = screen(row(log=msgspec.structs.replace(waiting, commit_p99_ms=0.0)))
 
-    assert shown[1].endswith("queued 0  lag ?")
-    assert shown[2] == "kafka MkU3OEVBNTcwNTJENDM2Qg  18 partitions  2 rebalances  in flight 7"
-    assert shown[3] == "commit p50 4.2 ms p99 11.9 ms  retried 3  parked 1  overflowed 20  dead 4"
-    assert quiet[3].startswith("no commit for 10 s  retried 3")
-    assert quiet[4] == "lag of overflow 20"
+    assert shown[0].endswith("queued 0  lag ?")
+    assert shown[1] == "kafka MkU3OEVBNTcwNTJENDM2Qg  18 partitions  2 rebalances  in flight 7"
+    assert shown[2] == "commit p50 4.2 ms p99 11.9 ms  retried 3  parked 1  overflowed 20  dead 4"
+    assert quiet[2].startswith("no commit for 10 s  retried 3")
+    assert quiet[3] == "lag of overflow 20"
 
 
 def test_a_node_with_a_log_of_its_own_has_no_line_about_it() -> None:
@@ -101,9 +118,9 @@ def test_the_last_error_of_a_release_stands_below_it() -> None:
     shown = screen(row(releases=(release(last_error=error, last_error_mend="millstream logs"),)))
     piped = screen(row(releases=(release(last_error=error, last_error_mend="millstream logs"),)), width=NO_LIMIT)
 
-    assert shown[4] == "  last error: pipeline_raised: boom" + "!" * 42 + "..."
-    assert shown[5] == piped[5] == "  mend: millstream logs"
-    assert piped[4] == "  last error: pipeline_raised: boom" + "!" * 80
+    assert shown[3] == "  last error: pipeline_raised: boom" + "!" * 42 + "..."
+    assert shown[4] == piped[4] == "  mend: millstream logs"
+    assert piped[3] == "  last error: pipeline_raised: boom" + "!" * 80
 
 
 def test_a_node_that_fell_silent_is_gone() -> None:
@@ -134,9 +151,9 @@ def test_nothing_is_larger_than_the_screen() -> None:
 
 def test_a_paused_node_and_its_runs_are_told() -> None:
     """A full queue, a start under way and runs stand in the head of the node."""
-    assert "paused: its queue is full" in screen(row(paused=True))[1]
-    assert "starting" in screen(row(accepting=False))[1]
-    assert "runs 2+7" in screen(row(runs_running=2, runs_queued=7))[1]
+    assert "paused: its queue is full" in screen(row(paused=True))[0]
+    assert "starting" in screen(row(accepting=False))[0]
+    assert screen(row(runs_running=2, runs_queued=7))[0].endswith("  runs 2 + 7 queued")
 
 
 def test_no_text_can_leave_its_line() -> None:

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from millstream_server.core.log import DLQ, RETRY_LATER, RETRY_NOW, RETRY_SOON, Record
 from millstream_server.core.request import Origin
-from millstream_server.core.retry import Cause, dead_letter, next_try, original_headers, parked_record, retried_origin, retry_record
+from millstream_server.core.retry import (
+    Cause,
+    dead_letter,
+    next_try,
+    original_headers,
+    parked_record,
+    retried_origin,
+    retry_record,
+    waiting_record,
+)
 from millstream_server.core.work import Work
 
 HEADERS = st.lists(st.tuples(st.sampled_from(["a", "traceparent", "ce_id"]), st.binary(max_size=8)), max_size=3).map(tuple)
@@ -91,3 +100,15 @@ def test_a_record_on_a_retry_topic_without_our_headers_is_refused() -> None:
     """Somebody else's record cannot be answered for: it ends as a dead letter, not as a crash."""
     with pytest.raises(ValueError, match="lacks the header"):
         retried_origin(Record(RETRY_NOW, 0, 0, 0, None, b"{}", ()), range(12).__contains__)
+
+
+def test_a_request_waits_uncharged_for_the_files_of_its_model() -> None:
+    """Until its deadline would pass there, or a quarter of an hour after it was appended."""
+    waits = waiting_record(work(attempts=2), now_ms=2_000)
+
+    assert waits is not None
+    assert (waits.topic, dict(waits.headers)["ms_attempt"]) == (RETRY_SOON, b"2")
+    in_a_hurry = work()
+    in_a_hurry.deadline_ms = 6_000
+    assert waiting_record(in_a_hurry, now_ms=2_000) is None
+    assert waiting_record(work(), now_ms=2_000 + 900_000) is None

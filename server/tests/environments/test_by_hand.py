@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,37 @@ def test_nobody_removes_an_environment_that_somebody_works_in(installer: Install
     assert not installer.is_held(build_id)
     assert installer.remove(build_id) > 0
     assert not prefix.exists()
+
+
+def test_a_need_that_is_written_before_the_removal_keeps_it(installer: Installer, release: Release) -> None:
+    """Whoever removes it asks last whether anybody needs it, while nobody can take it up."""
+    installer.install(release)
+
+    def needed() -> None:
+        raise Invalid("environment_in_use", "a deployment came in between")
+
+    with pytest.raises(Invalid, match="a deployment came in between"):
+        installer.remove(release.build_id, needed)
+
+    assert installer.settled(release.build_id, wait=False) is not None
+
+
+def test_a_need_that_is_written_amid_the_removal_finds_nothing_and_makes_it_anew(installer: Installer, release: Release) -> None:
+    """A node that takes a release up after the last question waits for the removal, and never starts workers in what goes."""
+    old = installer.install(release).prefix.stat().st_ino
+    seen: list[object] = []
+    with ThreadPoolExecutor(1) as node:
+
+        def deployed_now() -> None:
+            seen.append(installer.settled(release.build_id, wait=False))
+            seen.append(node.submit(installer.install, release))
+
+        installer.remove(release.build_id, deployed_now)
+        taken_up = seen[1].result(60)  # type: ignore[attr-defined]
+
+    assert seen[0] is None
+    assert taken_up.prefix.stat().st_ino != old
+    assert subprocess.check_output([taken_up.python, "-I", "-c", "import tiny; print(tiny.double(21))"], text=True) == "42\n"
 
 
 def test_a_child_that_inherits_the_lock_keeps_it(installer: Installer, release: Release) -> None:

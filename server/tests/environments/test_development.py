@@ -11,7 +11,7 @@ from millstream_server.adapters.folder_index import FolderIndex
 from millstream_server.environments import wheels
 from millstream_server.environments.build import Built, build_package
 from millstream_server.environments.children import Cancelled
-from millstream_server.environments.development import changed, dependencies_of, look, next_version, saved_s
+from millstream_server.environments.development import changed, dependencies_of, done_with, look, next_version, saved_s
 from millstream_server.environments.install import Installer
 from millstream_server.environments.places import in_folder
 from millstream_server.environments.releases import read_release
@@ -35,6 +35,13 @@ def test_a_development_release_comes_before_the_release_that_is_written(own: str
     """Each gets the next number of its version, whatever else is published."""
     assert next_version(own, published) == version
     assert Version(version) < Version(own) or Version(own).is_devrelease
+
+
+def test_development_releases_that_nothing_needs_are_done_with() -> None:
+    """Neither the newest, nor what runs or trained a model, nor any release that its author published."""
+    published = ["1.1.0", "1.2.0.dev1", "1.2.0.dev2", "1.2.0.dev3", "1.2.0.dev4", "1.2.0.dev5", "no version"]
+
+    assert done_with("1.2.0.dev4", published, ["1.2.0.dev2", "1.1.0"]) == ["1.2.0.dev1", "1.2.0.dev3"]
 
 
 def test_a_wheel_gets_another_version_everywhere(tiny: Built, tmp_path: Path) -> None:

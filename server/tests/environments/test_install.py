@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import subprocess
+import tarfile
 import threading
 import time
 from collections.abc import Callable
@@ -218,6 +219,41 @@ def test_a_lock_that_names_a_version_that_does_not_exist_cannot_be_installed(tin
     assert_nothing_is_left(installer, other.build_id)
 
 
+def test_a_lock_that_conflicts_with_itself_is_told(tiny: Built, index: FolderIndex, installer: Installer) -> None:
+    """Two versions of one distribution cannot both be installed; nothing of them is."""
+    lock = lock_of(tiny)
+    version = lock.partition("msgspec==")[2].split()[0]
+    other = forged(tiny, index, f"{lock}msgspec=={version}.post1 \\\n    --hash=sha256:{'0' * 64}\n")
+
+    with pytest.raises(Invalid, match="msgspec") as refused:
+        installer.install(other)
+
+    assert refused.value.code == "lock_unresolvable"
+    assert "millstream build" in refused.value.mend
+    assert_nothing_is_left(installer, other.build_id)
+
+
+def test_a_locked_distribution_that_has_only_sources_is_told_and_none_of_it_runs(
+    tmp_path: Path, tiny: Built, index: FolderIndex, installer: Installer
+) -> None:
+    """A node builds nothing: the hash fits, and the sources stay unread."""
+    note, sources = tmp_path / "note", tmp_path / "gadget-1.0"
+    sources.mkdir()
+    (sources / "PKG-INFO").write_text("Metadata-Version: 2.2\nName: gadget\nVersion: 1.0\n")
+    (sources / "setup.py").write_text(f"open({str(note)!r}, 'w')\nfrom setuptools import setup\nsetup()\n")
+    index.root.mkdir(exist_ok=True)
+    with tarfile.open(index.root / "gadget-1.0.tar.gz", "w:gz") as archive:
+        archive.add(sources, "gadget-1.0")
+    other = forged(tiny, index, f"{lock_of(tiny)}gadget==1.0 --hash=sha256:{wheels.sha256_of(index.root / 'gadget-1.0.tar.gz')}\n")
+
+    with pytest.raises(Invalid, match="gadget") as refused:
+        installer.install(other)
+
+    assert refused.value.code == "no_wheel"
+    assert not note.exists()
+    assert_nothing_is_left(installer, other.build_id)
+
+
 def test_a_package_that_cannot_be_imported_here_is_refused(tmp_path: Path, deployed: Deployed, installer: Installer) -> None:
     """What worked where it was built may fail on a node; the reason is the traceback, and the folder is gone."""
     needed = tmp_path / "needed"
@@ -231,6 +267,20 @@ def test_a_package_that_cannot_be_imported_here_is_refused(tmp_path: Path, deplo
     assert refused.value.code == "import_failed"
     assert "FileNotFoundError" in refused.value.message
     assert_nothing_is_left(installer, release.build_id)
+
+
+def test_a_release_of_a_wire_version_that_is_not_spoken_here_is_refused(installer: Installer, release: Release) -> None:
+    """Its SDK is newer than this node: nothing is installed, and the version that would do is named."""
+    newer = msgspec.structs.replace(
+        release, manifest=msgspec.structs.replace(release.manifest, wire="2031-05-01", sdk="7.1.0", build_id="1.0.0+x")
+    )
+
+    with pytest.raises(Unavailable, match=r"built with SDK 7\.1\.0, which speaks wire 2031-05-01; this node, ") as refused:
+        installer.install(newer)
+
+    assert refused.value.code == "wire_unknown"
+    assert refused.value.mend.startswith("upgrade this node to millstream 7.1.0 or later")
+    assert not installer.root.exists()
 
 
 def test_a_python_minor_that_is_not_here_is_named(installer: Installer, release: Release) -> None:
@@ -272,7 +322,12 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, index: FolderInd
         with pytest.raises(Unavailable) as refused:
             installer.install(release)
         assert refused.value.code == "no_space"
+        assert refused.value.mend.startswith(f"free space on the disk of {small}")
         assert_nothing_is_left(installer, release.build_id)
+
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
+
+        assert installer.install(release).python.exists()
     finally:
         subprocess.run(["umount", str(small)], check=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -76,6 +77,23 @@ def test_a_wheel_that_disagrees_with_its_manifest_is_refused(tmp_path: Path, tin
         read_release(republished(tmp_path, tiny.wheel, changes), "tiny", "1.0.0")
 
     assert refused.value.code == "hash_mismatch"
+
+
+@pytest.mark.parametrize("module", ["json", "millstream"])
+def test_a_wheel_with_a_module_of_python_or_of_the_platform_is_refused(tmp_path: Path, tiny: Built, module: str) -> None:
+    """Whoever made it: the build refuses such a package too."""
+    forged = tmp_path / "forged" / tiny.wheel.name
+    forged.parent.mkdir()
+    shutil.copy(tiny.wheel, forged)
+    with zipfile.ZipFile(forged, "a") as archive:
+        archive.writestr(f"{module}/__init__.py", "evil = True\n")
+    index = FolderIndex(tmp_path / "index", companions=())
+    index.publish(forged)
+
+    with pytest.raises(Invalid, match=f"has the module {module}") as refused:
+        read_release(index, "tiny", "1.0.0")
+
+    assert refused.value.code == "bad_package"
 
 
 def test_a_manifest_of_a_newer_format_is_refused(tmp_path: Path, tiny: Built) -> None:

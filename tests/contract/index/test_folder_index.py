@@ -77,6 +77,19 @@ def test_a_wheel_that_is_missing_is_told(tmp_path: Path) -> None:
     assert refused.value.mend == "build it: millstream build"
 
 
+def test_a_wheel_that_is_withdrawn_leaves_nothing_and_may_be_published_anew(tmp_path: Path, make_wheel: MakeWheel) -> None:
+    """Its record goes with it; others stay."""
+    index = FolderIndex(tmp_path / "index", companions=())
+    for version in ("1.0.0", "1.1.0"):
+        index.publish(make_wheel("shop", version))
+
+    assert [index.withdraw("shop", "1.0.0"), index.withdraw("shop", "1.0.0")] == [True, False]
+
+    assert [entry.version for entry in index.entries()] == ["1.1.0"]
+    assert len(list((tmp_path / "index").glob("shop*"))) == 2
+    assert index.publish(make_wheel("shop", "1.0.0", says="other"))
+
+
 @pytest.mark.parametrize("delay_ms", [0, 2, 5, 10, 20])
 def test_a_killed_publisher_leaves_no_half_wheel(tmp_path: Path, make_wheel: MakeWheel, delay_ms: int) -> None:
     """Whenever the process dies, the wheel is there whole or not at all, and publishing again works."""

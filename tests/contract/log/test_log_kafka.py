@@ -56,6 +56,8 @@ class Member:
         """Nothing is being committed, so partitions may go."""
         self.idle.set()
         self.revoking = threading.Event()
+        self.raised: BaseException | None = None
+        """What ended its thread."""
         self._stop = threading.Event()
         self.consumer = log.consumer(GROUP, [IN], self, writer=writer)
         self._thread = threading.Thread(target=self._run)
@@ -68,7 +70,11 @@ class Member:
             except LogUnavailable as error:
                 self.faults.append(str(error))
                 time.sleep(0.05)
-        self.consumer.close()
+        try:
+            self.consumer.close()
+        except BaseException as error:
+            self.raised = error
+            raise
 
     def on_assign(self, positions: Sequence[CommitPosition], epoch: int) -> None:
         self.told.append(("assign", len(positions)))
@@ -180,6 +186,24 @@ def test_a_rebalance_waits_for_the_commit_under_way_and_the_new_owner_begins_beh
     assert sorted(values(first.records) + values(second.records)) == list(range(80))
     assert sorted(values(topic_of(log, OUT))) == list(range(40))
     committer.close()
+
+
+def test_a_member_that_leaves_while_partitions_move_leaves_in_order(
+    log: KafkaLog, open_log: Callable[..., KafkaLog], members: Callable[[KafkaLog, str], Member]
+) -> None:
+    """One that comes takes over from one that goes, at moments in which the group may have no word for the leaver: nothing is raised."""
+    leaver = members(log, "0")
+    wait_for(lambda: len(leaver.owned) == PARTITIONS, 20, "all partitions")
+    for number, wait_s in enumerate((0.6, 1.0, 1.5), start=1):
+        comer = members(open_log(), str(number))
+
+        time.sleep(wait_s)  # the moment is the point: before, in and after the change of owners
+        leaver.close()
+
+        assert leaver.raised is None
+        assert not leaver.owned
+        leaver = comer
+        wait_for(lambda one=comer: len(one.owned) == PARTITIONS, 20, "all partitions")  # type: ignore[misc]
 
 
 def test_a_commit_under_the_word_of_before_a_rebalance_is_refused_and_leaves_nothing(

@@ -283,3 +283,20 @@ def _until_there(call: Callable[[], T]) -> T:
             if error.code != "store_unavailable" or time.monotonic() > end_s:
                 raise
         time.sleep(0.02)
+
+
+def migrate_and_die(url: str) -> None:
+    """Bring a store up to date, and further by a step that makes a table; die of SIGKILL when that is made and not committed."""
+    from millstream_server.adapters.sql.migrations import STEPS, Step, migrate
+    from millstream_server.adapters.sql.store import _database
+    from sqlalchemy import event
+
+    database = _database(url, True, lambda: 1_000)
+
+    def die(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "later" in statement:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    event.listen(database.migrators, "after_cursor_execute", die)
+    step = Step(("CREATE TABLE later (x INTEGER)", "CREATE TABLE never (x INTEGER)"), least=1)
+    migrate(database, 5_000, create=True, steps=[*STEPS, step])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from millstream_server.core.log import MODELS
-from millstream_server.core.model import ModelState, decode_model
+from millstream_server.core.model import ModelState, add_version, decode_model
 from millstream_server.core.store import RunEnd, Store
 from store_cases import answered, answers, running, stored_run, submit, succeed, trained
 
@@ -46,6 +47,25 @@ def test_the_state_names_live_versions_and_the_store_keeps_all(store: Store) -> 
     lineage = store.model_versions()
     assert [version.version for _, version in lineage] == [1, 2, 3, 4, 5]
     assert [version.run for _, version in lineage] == ["r1", "r2", "r3", "r4", "r5"]
+
+
+def test_a_version_that_its_gate_held_back_is_in_the_lineage_and_nowhere_else(store: Store) -> None:
+    """The model's state names the champion as before, the run says why, and the next version takes the next number."""
+    succeed(store, running(store, "r1", offset=1))
+    run = running(store, "r2", offset=2)
+    (held,) = (v for v in trained(store.model("acme", "anomaly") or ModelState("", ""), run).versions if v.version == 2)
+    held = msgspec.structs.replace(held, held_back="f1 is 0.4")
+    state = add_version(store.model("acme", "anomaly") or ModelState("", ""), held)
+
+    assert store.end_attempt("r2", 1, RunEnd("succeeded", model=state), answers, 3_000) == "SUCCEEDED"
+
+    stored = store.model("acme", "anomaly")
+    assert stored is not None
+    assert (stored.revision, stored.champion, [v.version for v in stored.versions], stored.next_version) == (2, 1, [1], 3)
+    assert [(version.version, version.held_back or "") for _, version in store.model_versions()] == [(1, ""), (2, "f1 is 0.4")]
+    assert (stored_run(store, "r2").model_version, stored_run(store, "r2").held_back) == (2, "f1 is 0.4")
+    assert decode_model(store.outbox_after(2, 10)[0].record.value or b"") == stored
+    assert succeed(store, running(store, "r3", offset=3)).champion == 3
 
 
 def test_versions_are_listed_of_one_tenant_or_one_model(store: Store) -> None:

@@ -77,3 +77,21 @@ def test_republishing_nothing_returns_the_last_number(store: Store) -> None:
 
     assert store.republish_all() == 1
     assert answered(store) == [("req-0", "r1 CANCELLED cancelled")]
+
+
+def test_a_store_that_was_set_back_outruns_what_it_had_published(store: Store) -> None:
+    """Revisions and numbers of versions go on behind the highest published ones; what is ahead already, and what is said, stays."""
+    store.save_package(package_state(1))
+    store.save_package(PackageState("churn", 1))
+    before = succeed(store, running(store, "r1"))
+
+    raised = store.outrun({"anomaly": 7, "churn": 0, "gone": 3}, {"acme.anomaly": (5, 4), "acme.gone": (9, 9)})
+
+    assert raised == 2
+    assert store.revisions().packages == {"anomaly": 8, "churn": 1}
+    after = store.model("acme", "anomaly")
+    assert after is not None
+    assert (after.revision, after.champion, after.next_version) == (6, before.champion, 5)
+    assert after.versions == before.versions
+    assert store.outrun({"anomaly": 7}, {"acme.anomaly": (5, 4)}) == 0
+    assert succeed(store, running(store, "r2", offset=1)).champion == 5

@@ -2,9 +2,10 @@
 
 Called by: `millstream.worker` inside a release's environment, and by the node, which imports nothing else of this
 package. One socketpair joins the two; both sides write frames of a 4-byte big-endian length and one msgpack message.
-A message is a tagged msgspec struct of one dated module (`v2026_11_21`): fields may be added at the end of a struct,
-unknown fields are ignored, and anything else is a new dated module. A node speaks every dated version that an installed
-release speaks, because the SDK inside a frozen environment cannot be upgraded.
+A message is a tagged msgspec struct of one dated module (`v2026_11_21`): fields with a default may be added at the end of
+a struct, unknown fields are ignored, and anything else, a new kind of message too, is a new dated module; a frame of an
+unknown kind ends the worker. A node speaks every dated version that an installed release speaks (`versions`), because the
+SDK inside a frozen environment cannot be upgraded.
 
 Invariant: no pickle, no class names, no credential ever crosses. Errors cross as code and text.
 """
@@ -37,9 +38,11 @@ from millstream.wire.v2026_11_21 import (
     decode_from_worker,
     encode,
 )
+from millstream.wire.versions import SPOKEN, Opening, WireVersion, read_opening
 
 __all__ = [
     "MAX_FRAME_BYTES",
+    "SPOKEN",
     "WIRE",
     "Answer",
     "Bye",
@@ -55,6 +58,7 @@ __all__ = [
     "Loaded",
     "Log",
     "Metric",
+    "Opening",
     "Outcome",
     "Ready",
     "Results",
@@ -64,8 +68,10 @@ __all__ = [
     "Step",
     "Unload",
     "WireError",
+    "WireVersion",
     "decode_from_node",
     "decode_from_worker",
     "encode",
     "frame",
+    "read_opening",
 ]

@@ -118,6 +118,13 @@ def _change_champion(ports: Ports, model: str, which: Callable[[ModelState], int
     return _follow(ports, Wish(after.key, found, after.revision, answers=True), no_wait)
 
 
+def follow_wish(ports: Ports, state: ModelState, version: ModelVersion) -> int:
+    """Wait until nodes answer with the champion that was just written."""
+    from millstream_server.cli.serving import Wish
+
+    return _follow(ports, Wish(state.key, version, state.revision, answers=True), no_wait=False)
+
+
 def _previous(state: ModelState) -> int:
     from millstream_server.core.models_by_hand import roll_back
 

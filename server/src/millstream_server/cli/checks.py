@@ -2,6 +2,8 @@
 
 A check is a function from the examined data directory to findings. None of them changes anything that a node uses, and a check
 that cannot be made is a fault itself, so that silence never passes for health.
+
+Longer than other modules: a list of small checks that share nothing but their form.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from millstream_server import app, config
+from millstream_server import __version__, app, config, data_directory
 from millstream_server.cli.health import living, pid_in, troubles
 from millstream_server.core.errors import Invalid, MillstreamError
 from millstream_server.core.log import INPUT, TopicPartition
@@ -76,11 +78,14 @@ def examine(data_dir: Path | None) -> Iterator[Finding]:
         yield Finding("settings", "fault", error.message, "correct them; the values in force are shown by: millstream config show")
         settings = config.Settings(data_dir=config.data_dir(data_dir))
     patient = Patient(settings)
+    told: set[str] = set()
     for name, check in CHECKS.items():
         try:
             yield from check(patient)
         except MillstreamError as error:
-            yield Finding(name, "fault", error.message, error.mend)
+            if error.message not in told:  # a store that cannot be opened cannot be opened by later checks either
+                told.add(error.message)
+                yield Finding(name, "fault", error.message, error.mend)
         except Exception as error:  # a check that fails is a finding; the others are still worth making
             yield Finding(name, "fault", f"this could not be checked: {type(error).__name__}: {error}", "mend what the message names")
     if patient.ports is not None:
@@ -132,6 +137,21 @@ def check_sdk(patient: Patient) -> Iterator[Finding]:
         yield Finding("sdk", "fault", f"the SDK's wheel is missing in {SHIPPED_WHEELS}", mend)
     else:
         yield Finding("sdk", "ok", wheel.name)
+
+
+def check_sandbox(patient: Patient) -> Iterator[Finding]:
+    """Bubblewrap is there and works, so that workers get namespaces of their own."""
+    from millstream_server.node import sandbox
+
+    wanted = patient.settings.worker.sandbox
+    if wanted == "off":
+        yield Finding("sandbox", "note", "off by the setting worker.sandbox: workers see what the node's user sees")
+        return
+    found = sandbox.find((), (), patient.settings.worker.tmp_bytes)
+    if isinstance(found, sandbox.Missing):
+        yield Finding("sandbox", "fault" if wanted == "required" else "note", f"workers have none: {found.reason}", found.mend)
+    else:
+        yield Finding("sandbox", "ok", f"bubblewrap {found.version}")
 
 
 def check_open_files(patient: Patient) -> Iterator[Finding]:
@@ -190,7 +210,25 @@ def check_format(patient: Patient) -> Iterator[Finding]:
     if not patient.there:
         return
     patient.ports = app.open_ports(patient.settings)
-    yield Finding("format", "ok", f"format {app.DATA_FORMAT}")
+    found = data_directory.described(patient.data_dir)
+    if data_directory.is_newer(found.last, __version__):
+        detail = f"format {found.format}; version {found.last} worked here, this is {__version__}, which knows the format"
+        yield Finding("format", "note", detail, f"if nobody set it back on purpose, run version {found.last}")
+    else:
+        yield Finding("format", "ok", f"format {found.format}, of version {found.last}")
+
+
+def check_schema(patient: Patient) -> Iterator[Finding]:
+    """The store has a schema on which this version works: its own, or a newer one that only adds to it."""
+    if patient.ports is None:
+        return
+    schema = patient.ports.store.schema
+    by = f", made by version {schema.version}" if schema.version else ""
+    if schema.number > schema.known:
+        detail = f"schema {schema.number} of the store{by}; this is {__version__}, which knows {schema.known} and can work beside it"
+        yield Finding("schema", "note", detail, f"if no upgrade is under way, run version {schema.version}")
+    else:
+        yield Finding("schema", "ok", f"schema {schema.number} of the store{by}")
 
 
 def check_holder(patient: Patient) -> Iterator[Finding]:
@@ -256,6 +294,54 @@ def check_shared_store(patient: Patient) -> Iterator[Finding]:
     yield Finding("store", "ok", detail)
 
 
+def check_artifacts(patient: Patient) -> Iterator[Finding]:
+    """Model files can be kept where the settings say, and what is written once stays."""
+    if patient.ports is None or not patient.settings.shared.artifacts:
+        return
+    started_s = time.monotonic()
+    said = patient.ports.artifacts.check()  # raises where it does not, with the mend
+    yield Finding("artifacts", "ok", f"{said}, answered after {time.monotonic() - started_s:.2f} s")
+
+
+def check_index(patient: Patient) -> Iterator[Finding]:
+    """The indexes of packages that are servers answer and take our login; the folder of wheels is there."""
+    settings = patient.settings
+    if settings.environments.wheelhouse:
+        yield _wheelhouse(Path(settings.environments.wheelhouse).expanduser())
+    if app.is_address(settings.shared.index):
+        yield from _server(settings.shared.index, settings)
+    for address in settings.environments.indexes:
+        yield from _server(address, msgspec.structs.replace(settings, environments=config.EnvironmentsSettings()))
+
+
+def _wheelhouse(folder: Path) -> Finding:
+    if not folder.is_dir():
+        mend = f"make it where an index can be reached: millstream wheelhouse NAME==VERSION {shlex.quote(str(folder))}"
+        return Finding("index", "fault", f"the wheelhouse {folder} is no folder, and no index is asked", mend)
+    return Finding("index", "ok", f"{len(list(folder.glob('*.whl')))} wheels in the wheelhouse {folder}; no index is asked")
+
+
+def _server(address: str, settings: config.Settings) -> Iterator[Finding]:
+    from urllib.parse import urlsplit
+
+    index = app.simple_index(msgspec.structs.replace(settings, shared=config.SharedSettings(index=address)), settings.data_dir / "fetched")
+    started_s = time.monotonic()
+    try:
+        index.entries("millstream-sdk")  # any package will do, an index need not have it: the list of all may be long
+        lends = index.answers_for_others()
+    except MillstreamError as error:
+        yield Finding("index", "fault", error.message, error.mend)
+        return
+    who = f"as {index.login.username}" if index.login else "without a login"
+    yield Finding("index", "ok", f"{index.address} {who}, answered after {time.monotonic() - started_s:.2f} s")
+    parts = urlsplit(index.address)
+    if index.login and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        yield Finding("index", "note", f"the password goes to {parts.netloc} unencrypted; give its https address")
+    if lends:
+        detail = f"{index.address} sends whoever asks for a package that it has not to another index: a misspelt name may bring anything"
+        yield Finding("index", "note", f"{detail}; of pypiserver: --disable-fallback")
+
+
 def check_databases(patient: Patient) -> Iterator[Finding]:
     """Log and store are whole, those of the data directory: SQLite's own quick check."""
     if not patient.there:
@@ -314,6 +400,17 @@ def check_key(patient: Patient) -> Iterator[Finding]:
         return
     key_id = getattr(patient.ports.signer, "key_id", "")  # reads it, and raises where it is no key
     yield Finding("key", "ok", f"{path.name}, mode 0600, id {key_id}")
+    yield from _unproven(patient.ports)
+
+
+def _unproven(ports: app.Ports) -> Iterator[Finding]:
+    """Champions whose key is not known here, or retired: they answer until their workers end, and then no more."""
+    champions = [(state.key, version) for state in ports.store.models() if (version := state.find(state.champion)) is not None]
+    lost = [(key, version) for key, version in champions if ports.signer.standing(version.artifact.key_id) != "known"]
+    if lost:
+        key, version = lost[0]
+        said = f"{len(lost)} models are signed by a key that is retired or not known here, {key} v{version.version} by one of them"
+        yield Finding("key", "fault", said, f"train them again; or: millstream keys add FILE.pub (of {version.artifact.key_id[:16]!r})")
 
 
 def check_clock(patient: Patient) -> Iterator[Finding]:
@@ -414,12 +511,16 @@ CHECKS: dict[str, Check] = {
     "python": check_python,
     "uv": check_uv,
     "sdk": check_sdk,
+    "sandbox": check_sandbox,
     "open files": check_open_files,
     "data dir": check_folder,
     "retention": check_retention,
     "format": check_format,
+    "schema": check_schema,
     "cluster": check_cluster,
     "store": check_shared_store,
+    "artifacts": check_artifacts,
+    "index": check_index,
     "log": check_databases,
     "node": check_holder,
     "key": check_key,

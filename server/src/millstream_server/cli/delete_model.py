@@ -110,11 +110,13 @@ def _refuse_answering(ports: Ports, state: ModelState, number: int) -> None:
 def _tell(ports: Ports, state: ModelState, going: Sequence[ModelVersion], sizes: Sizes, number: int | None) -> None:
     """Say what goes, version by version."""
     from millstream_server.cli.printing import moment
+    from millstream_server.cli.versions import was_imported
 
     for version in going:
         files, size_bytes = sizes[version.version]
         left = "left over of " if version.is_deleted else ""
-        what = f"{left}v{version.version}, trained {moment(version.created_ms)} by {version.package}=={version.release}"
+        made, by = ("imported", ", answers with") if was_imported(ports.store.run(version.run)) else ("trained", " by")
+        what = f"{left}v{version.version}, {made} {moment(version.created_ms)}{by} {version.package}=={version.release}"
         click.echo(f"  {what}: {_files(files)}, {size_bytes} bytes in {version.location}", err=True)
     files, size_bytes = (sum(sizes[version.version][each] for version in going) for each in (0, 1))
     versions = f"{len(going)} version{'s' if len(going) != 1 else ''}"
@@ -144,7 +146,7 @@ def _write(ports: Ports, model: str, told: set[int], number: int | None) -> None
         after, deleted = _change(ports, state, _concerned(ports, state, number), number)
         untold = sorted(version.version for version in deleted if version.version not in told)
         if untold:
-            raise Invalid("version_in_use", f"v{untold[0]} of {state.key} was trained meanwhile; nothing is deleted", mend="ask again")
+            raise Invalid("version_in_use", f"v{untold[0]} of {state.key} came meanwhile; nothing is deleted", mend="ask again")
         if after is state or ports.store.save_model(after, deleted=deleted):
             return
     raise lost_races(model)

@@ -82,6 +82,15 @@ def deploy(invocation: Invocation, release: str, no_wait: bool, allow_breaking: 
         return _after_begin(ports, wanted, no_wait)
 
 
+def follow_deployment(ports: Ports, wanted: Release) -> int:
+    """Wait until nodes have taken a release up, where any is there; the exit code."""
+    from millstream_server import app
+    from millstream_server.cli.serving import serving_nodes
+
+    nobody = not serving_nodes(ports.store) or (not ports.settings.shared.store and app.holder(ports.settings) is None)
+    return _after_begin(ports, wanted, no_wait=nobody)
+
+
 def _after_begin(ports: Ports, wanted: Release, no_wait: bool) -> int:
     from millstream_server import app
 
@@ -123,7 +132,8 @@ def begin(ports: Ports, target: Target, allow_breaking: bool) -> Release | None:
     except Invalid as error:
         if error.code != "not_published":
             raise
-        raise not_published(target.package, target.version, ports.index.entries()) from None
+        # A large index lists nothing unless a package is named.
+        raise not_published(target.package, target.version, ports.index.entries() or ports.index.entries(target.package)) from None
     release = msgspec.structs.replace(release, deployed_ms=time.time_ns() // 1_000_000)
     for _ in range(TRIES):
         packages = ports.store.packages()
@@ -138,9 +148,31 @@ def begin(ports: Ports, target: Target, allow_breaking: bool) -> Release | None:
         if not allow_breaking:
             check_compatible(state, release)
         if ports.store.save_package(deploying):
+            _check_names_again(ports.store, release)
             _warn(ports.store, state, release, f"the way back: millstream deploy --rollback {state.package}")
             return release
     raise _lost_races(release.manifest.package)
+
+
+def _check_names_again(store: Store, release: Release) -> None:
+    """Another package with a pipeline of the same name may have been written in the same moment: one of the two is given up.
+
+    Raises:
+        Invalid: pipeline_name_taken, it is ours.
+    """
+    from millstream_server.core.errors import Invalid
+    from millstream_server.core.release import before_in_line, check_pipeline_names, fail_deploy
+
+    try:
+        check_pipeline_names(release, before_in_line(release, store.packages()))
+    except Invalid as taken:
+        for _ in range(TRIES):
+            state = store.package(release.manifest.package)
+            if state is None or state.deploying is None or state.deploying.build_id != release.build_id:
+                break  # somebody else has ended it
+            if store.save_package(fail_deploy(state, taken.message, taken.mend)):
+                break
+        raise
 
 
 def _begin_rollback(store: Store, package: str) -> Release:
@@ -176,6 +208,7 @@ def _warn(store: Store, before: PackageState, wanted: Release, mend: str) -> Non
     from millstream_server.core.compatibility import breaks_of_deploying, lines
     from millstream_server.core.logbook import plain
     from millstream_server.core.model_names import left_behind
+    from millstream_server.environments.mlflow_models.package import is_of_imports
 
     if before.current is None:
         return
@@ -184,7 +217,8 @@ def _warn(store: Store, before: PackageState, wanted: Release, mend: str) -> Non
         click.echo(f"warning: {wanted.label} breaks callers of {before.current.label}:", err=True)
         for line in [*lines(found), f"  mend: {mend}"]:
             click.echo(plain(line), err=True)
-    for each in left_behind(before.current, wanted, store.models()):
+    imported = is_of_imports(wanted.manifest)  # its models come from elsewhere; no training was ever meant to make them
+    for each in () if imported else left_behind(before.current, wanted, store.models()):
         caution(each.message, each.mend)
 
 

@@ -29,7 +29,7 @@ from millstream_server.core.routing import invocation
 from millstream_server.core.store import Store
 from millstream_server.environments.build import Built, build_package, read_package
 from millstream_server.environments.children import Cancelled
-from millstream_server.environments.development import Seen, changed, dependencies_of, look, next_version, saved_s
+from millstream_server.environments.development import Seen, changed, dependencies_of, done_with, look, next_version, saved_s
 from millstream_server.environments.places import in_folder
 
 __all__ = ["Developing", "Question", "prepare"]
@@ -143,7 +143,7 @@ class Developing:
         built = build_package(
             self._folder,
             out,
-            index_arguments=self._settings.environments.index_arguments,
+            index_arguments=app.index_arguments(self._settings),
             on_phase=self._live.begin,
             version_of=version_of,
             lock_text=lock,
@@ -173,12 +173,23 @@ class Developing:
         self._listening.released(wanted)
         self._tell_how_to_ask(wanted)
         self._tell_models(ports, wanted)
+        self._withdraw_older(ports, wanted)
 
     @staticmethod
     def _give_up_older(store: Store, package: str) -> None:
         """A deployment that was under way when an earlier `dev` was ended stands in the way of the next."""
         while (state := store.package(package)) is not None and state.deploying is not None:
             store.save_package(fail_deploy(state, "a newer save takes its place"))
+
+    @staticmethod
+    def _withdraw_older(ports: app.Ports, wanted: Release) -> None:
+        """Every save makes a wheel; those of releases that neither run nor trained a model that is still there are removed."""
+        package = wanted.manifest.package
+        state = ports.store.package(package)
+        needed = [each.version for each in state.releases if each.status in ("CURRENT", "DEPLOYING", "KEPT")] if state is not None else []
+        needed += [each.release for _, each in ports.store.model_versions() if each.package == package and not each.is_deleted]
+        published = [entry.version for entry in ports.index.entries(package)]
+        app.withdraw(ports, package, done_with(wanted.version, published, needed))
 
     @staticmethod
     def _routed(ports: app.Ports, wanted: Release) -> bool:

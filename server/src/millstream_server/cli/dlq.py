@@ -48,7 +48,7 @@ def dlq() -> None:
 @pass_invocation
 def list_(invocation: Invocation, limit: int | None, as_json: bool) -> None:
     """List dead letters, oldest first: where they came from and why they are here."""
-    from millstream_server.cli.printing import moment, print_json, print_table
+    from millstream_server.cli.printing import SENTENCES, Column, brief_moment, moment, print_json, print_table
 
     with invocation.ports() as ports:
         letters = sorted(read_letters(ports.log), key=lambda letter: letter.record.append_ms)
@@ -57,7 +57,8 @@ def list_(invocation: Invocation, limit: int | None, as_json: bool) -> None:
         print_json([_as_json(letter) for letter in letters])
         return
     rows = [(x.place, moment(x.record.append_ms), x.request_id or "-", x.pipeline or "-", x.code, x.message) for x in letters]
-    print_table(("LETTER", "DIED", "REQUEST", "PIPELINE", "CODE", "WHY"), rows, nothing="no dead letters")
+    columns = ("LETTER", Column("DIED", brief_moment), "REQUEST", "PIPELINE", "CODE", Column("WHY", wraps=SENTENCES))
+    print_table(columns, rows, nothing="no dead letters")
 
 
 @dlq.command(

@@ -41,5 +41,5 @@ def doctor(invocation: Invocation, as_json: bool) -> int:
     if as_json:
         print_json({"faults": faults, "findings": [msgspec.to_builtins(finding) for finding in findings]})
     else:
-        click.echo(f"{len(findings)} findings, {faults} fault{'s' * (faults != 1)}")
+        click.echo(f"{len(findings)} check{'s' * (len(findings) != 1)}, {faults} fault{'s' * (faults != 1)}")
     return FAILED if faults else 0

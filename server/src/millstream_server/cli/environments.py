@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from millstream_server.environments.install import Environment, Sealed
 
 INTERRUPTED = 130
-HEADERS = ("RELEASE", "STATE", "BUILD", "PYTHON", "OWN", "SHARED", "CREATED", "WHY")
 _EITHER = "NAME==VERSION|BUILD"
 
 
@@ -109,7 +108,7 @@ def list_(invocation: Invocation, as_json: bool) -> None:
     """
     from millstream_server.cli.inventory import environments as found_on
     from millstream_server.cli.inventory import look
-    from millstream_server.cli.printing import moment, print_json, print_table
+    from millstream_server.cli.printing import SENTENCES, Column, brief_moment, moment, print_json, print_table
 
     with invocation.ports() as ports:
         found = found_on(ports, look(ports))
@@ -129,7 +128,8 @@ def list_(invocation: Invocation, as_json: bool) -> None:
         )
         for one in found
     ]
-    print_table(HEADERS, rows, nothing="no environment yet; make one: millstream environments setup NAME==VERSION")
+    columns = ("RELEASE", "STATE", "BUILD", "PYTHON", "OWN", "SHARED", Column("CREATED", brief_moment), Column("WHY", wraps=SENTENCES))
+    print_table(columns, rows, nothing="no environment yet; make one: millstream environments setup NAME==VERSION")
 
 
 @environments.command(
@@ -359,10 +359,15 @@ def remove(invocation: Invocation, environment: str, yes: bool) -> None:
         if not yes and not click.confirm("remove it?", err=True):
             click.echo("nothing was removed", err=True)
             return
-        refused = refusal(look(ports), describe(ports, look(ports), sealed))  # a deployment may have come while we asked
-        if refused is not None:
-            raise Invalid("environment_in_use", f"{found.label} is not removed: {refused[0]}", where=str(found.prefix), mend=refused[1])
-        freed_bytes = ports.installer.remove(sealed.build_id)
+
+        def check() -> None:
+            """A deployment may have come while we asked; who writes one from now on finds no environment and makes it anew."""
+            known = look(ports)
+            refused = refusal(known, describe(ports, known, sealed, ours=True))
+            if refused is not None:
+                raise Invalid("environment_in_use", f"{found.label} is not removed: {refused[0]}", where=str(found.prefix), mend=refused[1])
+
+        freed_bytes = ports.installer.remove(sealed.build_id, check)
     click.echo(
         f"{found.label} is removed, {_mb(freed_bytes)} given back; to have it again: millstream environments setup {found.label}", err=True
     )

@@ -84,7 +84,7 @@ class Watch:
             return False
         self._live.drop()
         if status != "CURRENT":
-            raise self._failure(status, release.reason if release is not None else "")
+            raise self._failure(status, *((release.reason, release.mend or "") if release is not None else ("", "")))
         took = self._clock() - self._began_s
         late = self._unready()
         joins = f"; not READY yet, and without work until then: {late}" if late else ""
@@ -127,7 +127,7 @@ class Watch:
         """The nodes that are not ready, and what they do instead."""
         return ", ".join(f"{name} ({node.phase})" for name, node in self._nodes.items() if node.phase != "READY")
 
-    def _failure(self, status: str, reason: str) -> Exception:
+    def _failure(self, status: str, reason: str, mend: str) -> Exception:
         from millstream_server.core.errors import Failed
         from millstream_server.core.release import GIVEN_UP
 
@@ -137,7 +137,9 @@ class Watch:
         if status in ("FAILED", "KEPT"):
             late = reason.startswith("it was not ready within")
             waited = f"; not READY: {self._unready() or 'no node took it up'}" if late else ""
-            mend = f"millstream logs --release {label}; then deploy again"
+            there = f"{mend.partition('; then ')[0]}; " if mend and not mend.startswith(("read ", "see the ")) else ""
+            again = "then deploy again" if "build" in there else f"then deploy again: millstream deploy {label}"
+            mend = f"{there}millstream logs --release {label}; {again}"
             return Failed("deploy_timeout" if late else "deploy_failed", f"{label} was given up: {reason}{waited}", where=label, mend=mend)
         mend = f"millstream releases show {label}"
         return Failed("deploy_failed", f"{label} is {status}: another deployment took its place", mend=mend)

@@ -104,8 +104,8 @@ def _keep_connection(ctx: click.Context, parameter: click.Parameter, value: str 
 CONNECTIONS = {
     "kafka": ("kafka.bootstrap", "HOST:PORT", "A Kafka cluster in place of the embedded log."),
     "store": ("shared.store", "URL", "A store that nodes share: postgresql://USER:PASSWORD@HOST/DATABASE."),
-    "artifacts": ("shared.artifacts", "FOLDER", "The models' files that nodes share."),
-    "index": ("shared.index", "FOLDER", "The published releases that nodes share."),
+    "artifacts": ("shared.artifacts", "FOLDER|s3://BUCKET/PREFIX", "The models' files that nodes share."),
+    "index": ("shared.index", "FOLDER|URL", "The published releases that nodes share: a folder, or the simple pages of a package index."),
     "signing_key": ("shared.signing_key", "FILE", "The key that signs models, of nodes that share them."),
 }
 """Options of every command: setting, value and help. A command on a node's data directory finds them by itself."""

@@ -79,4 +79,6 @@ def troubles(node: NodeStatus) -> list[Trouble]:
             found.append(Trouble(serves, clear, note=True))
         else:
             found.append(Trouble(headline(said), headline(mend)))
+    if node.sandbox_mend:
+        found.append(Trouble(f"workers have no sandbox: {headline(node.sandbox.removeprefix('off: '))}", node.sandbox_mend, note=True))
     return sorted(found, key=lambda trouble: trouble.note)

@@ -98,8 +98,8 @@ def environments(ports: app.Ports, known: Known) -> list[Found]:
     return sorted(found, key=lambda one: one.package)
 
 
-def describe(ports: app.Ports, known: Known, sealed: Sealed) -> Found:
-    """One complete environment."""
+def describe(ports: app.Ports, known: Known, sealed: Sealed, *, ours: bool = False) -> Found:
+    """One complete environment. `ours`: this command holds its lock, so that nobody else works in it."""
     installer = ports.installer
     row = known.row(sealed.build_id)
     verdict = judge(
@@ -110,7 +110,7 @@ def describe(ports: app.Ports, known: Known, sealed: Sealed) -> Found:
         known.models,
         serves=known.serves,
         row=row,
-        held=installer.is_held(sealed.build_id),
+        held=not ours and installer.is_held(sealed.build_id),
     )
     prefix = installer.root / sealed.build_id
     reason = row.reason if row is not None else ""

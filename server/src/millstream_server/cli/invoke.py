@@ -238,6 +238,12 @@ def _place(appended: Appended) -> str:
     return f"{appended.topic}/{appended.partition}/{appended.offset}"
 
 
+def _after(seconds: float) -> str:
+    if not seconds:
+        return ""
+    return f" after {seconds:.1f} s" if seconds >= 0.1 else f" after {seconds * 1000:.1f} ms"
+
+
 class _Progress:
     """What a waiting caller is told: that the request waits, and of a run its state and steps as they change."""
 
@@ -282,14 +288,20 @@ class _Progress:
         return next((run for run in runs if run.idempotency_key == key), None)
 
     def _show(self, run: Run) -> None:
+        from millstream_server.core.run import ENDED
+
         if not self._run:
             self._run = run.run
             self._live.drop()
             self._live.say(f"run {run.run}; its log: millstream runs logs {run.run}")
-        self._say_once(f"  {run.state}" + (f", attempt {run.attempt}" if run.attempt else ""))
+        state = f"  {run.state}" + (f", attempt {run.attempt}" if run.attempt else "")
+        if run.state not in ENDED:
+            self._say_once(state)
         for step in run.steps:
             if step.status != "running":
-                self._say_once(f"  step {step.name}: {step.status}" + (f" after {step.seconds:.1f} s" if step.seconds else ""))
+                self._say_once(f"  step {step.name}: {step.status}" + _after(step.seconds))
+        if run.state in ENDED:  # after the steps that led there
+            self._say_once(state)
         running = next((step.name for step in run.steps if step.status == "running"), "")
         words = f"waits for {run.waits_for}" if run.state == "QUEUED" and run.waits_for else f"step {running}" if running else ""
         self._live.begin(run.state, f"attempt {run.attempt or 1} {words}".rstrip())

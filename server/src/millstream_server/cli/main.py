@@ -40,12 +40,17 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "logs": ("logs:logs", "Read the one log of node and workers: who did what for which request, in which release."),
         "doctor": ("doctor:doctor", "Look for everything that is known to go wrong, and say how to mend it."),
         "config": ("settings:config_group", "Show the settings in force."),
+        "copy-store": (
+            "copying:copy_store",
+            "Copy releases, models and runs to a store that nodes can share, with the models' files and the published releases.",
+        ),
     },
     "Write a package and release it": {
         "init": ("packages:init", "Start a package that builds, tests, deploys and answers as it is."),
         "dev": ("dev:dev", "Run the platform on a package's folder, and release anew whenever a file of it is saved."),
         "build": ("packages:build", "Build a package into a wheel that carries its lock and its manifest."),
         "publish": ("packages:publish", "Put a built wheel on the release index."),
+        "wheelhouse": ("packages:wheelhouse", "Gather every wheel of a published release into DIR, to install it where no index is."),
         "deploy": ("deploy:deploy", "Make a published version the current release, and follow it until it is."),
         "releases": ("releases:releases", "List releases and show one of them."),
         "environments": ("environments:environments", "Make, look at, try and remove the environments of this machine by hand."),
@@ -53,7 +58,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Use it": {
         "invoke": ("invoke:invoke", "Put one request on the log and wait for its result."),
         "runs": ("runs:runs", "Look at runs, read their log, cancel one."),
-        "models": ("models:models", "Look at models, choose which version answers, delete one."),
+        "models": ("models:models", "Look at models, choose which version answers, delete one, import one of MLflow."),
+        "keys": ("keys:keys", "Look at the keys that sign and prove models, exchange the one that signs, retire one."),
         "topics": ("topics:topics", "Look at topics, read one, append to one."),
         "dlq": ("dlq:dlq", "Look at dead letters and send them again."),
     },

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +10,7 @@ import msgspec
 from millstream_server.cli.champions import pin, promote, rollback, unpin
 from millstream_server.cli.delete_model import delete
 from millstream_server.cli.frame import Group, Invocation, as_json, common, pass_invocation
+from millstream_server.cli.import_model import import_
 
 if TYPE_CHECKING:
     from millstream_server.app import Ports
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 )
 @common
 def models() -> None:
-    """Look at models, choose which version answers, delete one."""
+    """Look at models, choose which version answers, delete one, import one of MLflow."""
 
 
-for command in (promote, rollback, pin, unpin, delete):
+for command in (promote, rollback, pin, unpin, delete, import_):
     models.add_command(command)
 
 
@@ -49,7 +49,7 @@ for command in (promote, rollback, pin, unpin, delete):
 @pass_invocation
 def list_(invocation: Invocation, tenant: str, as_json: bool) -> None:
     """List models with their champion: the version that answers."""
-    from millstream_server.cli.printing import moment, print_json, print_table
+    from millstream_server.cli.printing import Column, brief_moment, moment, print_json, print_table
     from millstream_server.cli.versions import versions_of
 
     with invocation.ports() as ports:
@@ -63,7 +63,8 @@ def list_(invocation: Invocation, tenant: str, as_json: bool) -> None:
         made = (_label(champion), moment(champion.created_ms), champion.run) if champion is not None else ("-", "-", "-")
         rows.append((state.key, str(state.champion or "-"), str(sum(not v.is_deleted for v in versions)), *made))
     nothing = "no model yet; train one: millstream invoke PIPELINE --tenant T"
-    print_table(("MODEL", "CHAMPION", "VERSIONS", "RELEASE", "TRAINED", "RUN"), rows, nothing=nothing)
+    columns = ("MODEL", "CHAMPION", "VERSIONS", "RELEASE", Column("CREATED", brief_moment), "RUN")
+    print_table(columns, rows, nothing=nothing)
 
 
 @models.command(examples=[("millstream models show acme.anomaly", ""), ("millstream models show acme.anomaly --json", "")])
@@ -96,7 +97,7 @@ def show(invocation: Invocation, model: str, as_json: bool) -> None:
 def _headline(state: ModelState) -> str:
     """The model and its references: `acme.scale  champion 3  previous 2  pinned 1`."""
     if not state.champion:
-        return f"{state.key}  no version answers: it was deleted, or never trained"
+        return f"{state.key}  no version answers: none was trained that is not deleted or held back by its gate"
     pinned = f"  pinned {', '.join(map(str, state.pins))}" if state.pins else ""
     return f"{state.key}  champion {state.champion}  previous {state.previous or 'none'}{pinned}"
 
@@ -108,6 +109,7 @@ def _marks(state: ModelState, version: ModelVersion) -> list[str]:
         ("champion", number == state.champion),
         ("previous", number == state.previous),
         ("pinned", number in state.pins),
+        ("held back", bool(version.held_back) and number not in (state.champion, state.previous)),
         ("deleted", version.is_deleted),
     )
     return [mark for mark, is_so in marks if is_so]
@@ -122,8 +124,9 @@ def _described(ports: Ports, state: ModelState, version: ModelVersion) -> list[t
     pairs = [
         ("release", f"{_label(version)} (build {version.build_id})"),
         ("lock", f"SHA-256 {run.lock_sha256}" if run is not None and run.lock_sha256 else ""),
-        ("trained", f"{moment(version.created_ms)} by run {version.run}, attempt {version.attempt}"),
+        _made(run, version),
         ("promoted", _promoted(state) if version.version == state.champion else ""),
+        ("held back", version.held_back or ""),
         ("params", _spoken_params(run, version)),
         ("metrics", metrics or "none"),
         ("signed by", version.artifact.key_id),
@@ -131,8 +134,19 @@ def _described(ports: Ports, state: ModelState, version: ModelVersion) -> list[t
     if version.is_deleted:
         pairs.append(("deleted", f"{moment(version.deleted_ms or 0)} by {version.deleted_by}; its number is not given again"))
     else:
-        pairs.insert(-1, ("files", f"{version.size_bytes} bytes in {_location(ports, version)}"))
+        pairs.insert(-1, ("files", f"{version.size_bytes} bytes in {ports.artifacts.place(version.location)}"))
     return [(name, value) for name, value in pairs if value]
+
+
+def _made(run: Run | None, version: ModelVersion) -> tuple[str, str]:
+    """Where a version comes from: a training, or whoever imported it; its parameters say the rest."""
+    from millstream_server.cli.printing import moment
+    from millstream_server.cli.versions import was_imported
+
+    if was_imported(run):
+        said = msgspec.json.decode(version.params_json)
+        return "imported", f"{moment(version.created_ms)} from {said['imported_from']} by {said['imported_by']}, as run {version.run}"
+    return "trained", f"{moment(version.created_ms)} by run {version.run}, attempt {version.attempt}"
 
 
 def _promoted(state: ModelState) -> str:
@@ -150,18 +164,18 @@ def _left_out_bytes(run: Run | None, version: ModelVersion) -> int:
 
 
 def _spoken_params(run: Run | None, version: ModelVersion) -> str:
+    from millstream_server.cli.printing import params_in_short
+
     size_bytes = _left_out_bytes(run, version)
-    return f"too large, {size_bytes} bytes; see: millstream runs show {version.run} --json" if size_bytes else version.params_json
+    return (
+        f"too large, {size_bytes} bytes; see: millstream runs show {version.run} --json"
+        if size_bytes
+        else params_in_short(version.params_json.encode())
+    )
 
 
 def _label(version: ModelVersion) -> str:
     return f"{version.package}=={version.release}"
-
-
-def _location(ports: Ports, version: ModelVersion) -> Path:
-    """Where the version's files are on this machine, or would be: a listing says so even of files that are gone."""
-    shared = ports.settings.shared.artifacts
-    return (Path(shared).expanduser().absolute() if shared else ports.data_dir / "artifacts") / version.location
 
 
 def _as_json(ports: Ports, state: ModelState, versions: list[ModelVersion]) -> dict[str, object]:
@@ -192,6 +206,7 @@ def _version_as_json(ports: Ports, state: ModelState, version: ModelVersion) -> 
         "champion": version.version == state.champion,
         "previous": version.version == state.previous,
         "pinned": version.version in state.pins,
+        "held_back": version.held_back or "",
         "deleted": version.is_deleted,
         **({"deleted_by": version.deleted_by, "deleted_ms": version.deleted_ms} if version.is_deleted else {}),
         "package": version.package,
@@ -207,7 +222,7 @@ def _version_as_json(ports: Ports, state: ModelState, version: ModelVersion) -> 
         **({"params_size_bytes": left_out_bytes} if left_out_bytes else {}),
         "metrics": version.metrics,
         "size_bytes": version.size_bytes,
-        "location": str(_location(ports, version)),
+        "location": ports.artifacts.place(version.location),
         "manifest": version.artifact.manifest,
         "signature": version.artifact.signature,
         "key_id": version.artifact.key_id,

@@ -14,7 +14,19 @@ def _node_options(command: F) -> F:
     name = click.option("--name", metavar="NAME", help="What the node is called in results and status. [default: node-1]")
     workers = click.option("--workers", type=int, metavar="N", help="Worker processes a release. [default: 1]")
     metrics = click.option("--metrics-port", type=int, metavar="N", help="Port of 127.0.0.1 for Prometheus. [default: none]")
-    return role(name(workers(metrics(set_option(command)))))
+    mlflow = click.option(
+        "--mlflow",
+        expose_value=False,
+        callback=_keep_mlflow,
+        metavar="URL",
+        help="An MLflow server that mirrors runs and models; embedded, or off. [default: embedded where it is installed]",
+    )
+    return role(name(workers(metrics(mlflow(set_option(command))))))
+
+
+def _keep_mlflow(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.ensure_object(Invocation).connections["mlflow.uri"] = value
 
 
 @click.command(

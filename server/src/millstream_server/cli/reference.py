@@ -15,6 +15,7 @@ from millstream_server import config
 from millstream_server.cli.frame import CONNECTIONS, Command, Group
 from millstream_server.cli.main import COMMANDS, EXIT_CODES, cli
 from millstream_server.core.errors import CODES, Code
+from millstream_server.core.states import ALL, States, diagram
 
 KINDS = {
     "invalid": "the input cannot be used; correct it",
@@ -30,7 +31,12 @@ _MADE = "<!-- Made by docs/generate.py from the program; do not edit. -->\n"
 
 def pages() -> dict[str, str]:
     """Every generated page, by its path below `docs/`."""
-    return {"errors.md": errors_page(), "reference/cli.md": commands_page(), "reference/settings.md": settings_page()}
+    return {
+        "errors.md": errors_page(),
+        "reference/cli.md": commands_page(),
+        "reference/settings.md": settings_page(),
+        "reference/states.md": states_page(),
+    }
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------------
@@ -63,6 +69,33 @@ def errors_page() -> str:
 
 def _code(code: Code) -> list[str]:
     return [f"### {code.name}", "", f"{code.meaning}  ", f"Mend: {code.mend}", ""]
+
+
+# --- states ---------------------------------------------------------------------------------------------------------------
+
+
+def states_page() -> str:
+    """Every table of states, as a diagram and in words."""
+    lines = [
+        "# States",
+        "",
+        _MADE,
+        "Who has which states, what may follow what, and what brings it about. The program holds itself to the same tables",
+        "([core/states.py](../../server/src/millstream_server/core/states.py)): one module writes the states of each kind, and asks there",
+        "before it does. What a release and its environments go through in a deployment: [one release](../concepts/one-release.md).",
+        "",
+    ]
+    for states in ALL:
+        lines += _states(states)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _states(states: States) -> list[str]:
+    owner = f"[{states.owner}](../../server/src/millstream_server/{states.owner})"
+    lines = [f"## Of {states.of}", "", f"Written by {owner}.", "", "| state | what it says |", "|---|---|"]
+    lines += [f"| {name} | {meaning} |" for name, meaning in states.meanings.items()]
+    lines += ["", "```mermaid", *diagram(states).splitlines(), "```", "", "| from | to | when |", "|---|---|---|"]
+    return [*lines, *(f"| {move.before} | {move.after} | {move.when} |" for move in states.moves), ""]
 
 
 # --- commands -------------------------------------------------------------------------------------------------------------

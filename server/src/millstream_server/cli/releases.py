@@ -13,6 +13,7 @@ from millstream_server.cli.frame import Group, Invocation, as_json, common, pass
 if TYPE_CHECKING:
     from millstream_server.app import Ports
     from millstream_server.core.compatibility import Break
+    from millstream_server.core.index import IndexEntry
     from millstream_server.core.release import PackageState, PipelineSpec, Release
     from millstream_server.core.status import ReleaseStatusRow
 
@@ -34,13 +35,18 @@ def list_(invocation: Invocation, as_json: bool) -> None:
     answered by it until they are trained again, and it can be deployed again at once. RETIRED: nothing needs it any more, nodes have
     removed its environment; deploy it again to have it back. FAILED: it was given up.
     """
-    from millstream_server.cli.printing import moment, print_json, print_table
+    from millstream_server.cli.printing import SENTENCES, Column, brief_moment, caution, count, moment, print_json, print_table
+    from millstream_server.core.errors import Unavailable
     from millstream_server.core.published import by_authors
 
     with invocation.ports() as ports:
         deployed = [release for state in ports.store.packages() for release in state.releases]
         known = {(release.manifest.package, release.version) for release in deployed}
-        published = [e for e in by_authors(ports.index.entries()) if (e.package, e.version) not in known]
+        published: list[IndexEntry] = []
+        try:
+            published = [e for e in by_authors(ports.index.entries()) if (e.package, e.version) not in known]
+        except Unavailable as error:  # what is deployed is known without the index
+            caution(f"what is only published is not listed: {error.message}", error.mend)
         served = _served(ports)
     if as_json:
         rows = [_summary(release) for release in deployed]
@@ -55,7 +61,13 @@ def list_(invocation: Invocation, as_json: bool) -> None:
     ]
     table += [(f"{e.package}=={e.version}", "PUBLISHED", "-", "-", "-", "") for e in published]
     nothing = "no release yet; make one: millstream build && millstream publish && millstream deploy NAME==VERSION"
-    print_table(("RELEASE", "STATUS", "BUILD", "DEPLOYED", "PIPELINES", "WHY"), sorted(table), nothing=nothing)
+    columns = (
+        *("RELEASE", "STATUS", "BUILD"),
+        Column("DEPLOYED", brief_moment),
+        Column("PIPELINES", count),
+        Column("WHY", wraps=SENTENCES),
+    )
+    print_table(columns, sorted(table), nothing=nothing)
 
 
 @releases.command(
@@ -74,6 +86,7 @@ def show(invocation: Invocation, release: str, as_json: bool) -> None:
     Of one that is not current: what callers of the current one would lose if it were deployed.
     """
     from millstream_server.cli.deploy import Target
+    from millstream_server.cli.imported_releases import columns_of
     from millstream_server.cli.printing import print_json
     from millstream_server.core.compatibility import breaks_of_deploying
 
@@ -83,12 +96,13 @@ def show(invocation: Invocation, release: str, as_json: bool) -> None:
         found = _find(ports, state, target.package, target.version)
         environments = _environments(ports, found)
         served = sorted(_served(ports).get(found.build_id, ()))
+        columns = [] if as_json else columns_of(ports.index, found)
     losses = breaks_of_deploying(state, found) if state is not None else []
     if as_json:
         on_nodes = [{"node": each.node, "gone": each.gone, **msgspec.to_builtins(each.row)} for each in environments]
         print_json({**_summary(found), "manifest": found.manifest, "environments": on_nodes, "models": served, "breaks": losses})
         return
-    _print(found, environments, served, _if_deployed(state, found, losses))
+    _print(found, environments, served, _if_deployed(state, found, losses), columns)
 
 
 def _find(ports: Ports, state: PackageState | None, package: str, version: str) -> Release:
@@ -172,7 +186,7 @@ def _if_deployed(state: PackageState | None, release: Release, losses: list[Brea
     return "\n".join([f"callers of {current.label}, if it were deployed:", *(line.removeprefix("  ") for line in lines(losses))])
 
 
-def _print(release: Release, environments: list[_OnNode], served: list[str], if_deployed: str) -> None:
+def _print(release: Release, environments: list[_OnNode], served: list[str], if_deployed: str, columns: list[str]) -> None:
     from millstream_server.cli.printing import facts, moment
     from millstream_server.core.logbook import plain
 
@@ -180,6 +194,7 @@ def _print(release: Release, environments: list[_OnNode], served: list[str], if_
     pairs = [
         ("release", release.label),
         ("status", _status(release) + (f": {why}" if (why := _why(release, {release.build_id: served})) else "")),
+        *([("mend", release.mend)] if release.mend else []),
         ("build", release.build_id),
         ("deployed", moment(release.deployed_ms)),
         ("python", f"{manifest.python} (requires {manifest.requires_python or 'any'})"),
@@ -195,19 +210,30 @@ def _print(release: Release, environments: list[_OnNode], served: list[str], if_
         click.echo(line)
     for pipeline in manifest.pipelines:
         click.echo("")
-        for line in _describe(pipeline):
+        for line in _describe(pipeline, columns):
             click.echo(plain(line))
 
 
-def _describe(pipeline: PipelineSpec) -> list[str]:
-    from millstream_server.cli.schemas import gives, takes
+def _describe(pipeline: PipelineSpec, columns: list[str]) -> list[str]:
+    from millstream_server.cli.imported_releases import in_order
+    from millstream_server.cli.schemas import takes
 
     head = f"{pipeline.name}  {pipeline.kind}" + (f"  model {pipeline.model}" if pipeline.model else "")
     if pipeline.kind == "inference":
         head += f"  by {pipeline.shape}" + (", rows independent" if pipeline.rows_independent else "")
     doc = pipeline.doc.splitlines()[:1]
-    answer = gives(pipeline.returns) if pipeline.kind == "inference" else []  # a training answers with its run, version and metrics
-    return [head, *(f"  {line}" for line in (*doc, *takes(pipeline.parameters), *answer))]
+    return [head, *(f"  {line}" for line in (*doc, *takes(in_order(pipeline.parameters, columns)), *_answer(pipeline)))]
+
+
+def _answer(pipeline: PipelineSpec) -> list[str]:
+    """What it answers with; a training answers with its run, version and metrics, as all of them do."""
+    from millstream_server.cli.imported_releases import answers
+    from millstream_server.cli.schemas import gives
+
+    if pipeline.kind != "inference":
+        return []
+    said = answers(pipeline)
+    return [f"-> {said}, by the model's signature"] if said else gives(pipeline.returns)
 
 
 def _summary(release: Release) -> dict[str, object]:
@@ -216,6 +242,7 @@ def _summary(release: Release) -> dict[str, object]:
         "version": release.version,
         "status": _status(release),
         "reason": release.reason,
+        "mend": release.mend or "",
         "build_id": release.build_id,
         "deployed_ms": release.deployed_ms,
         "python": release.manifest.python,

@@ -49,7 +49,7 @@ def runs() -> None:
 @pass_invocation
 def list_(invocation: Invocation, tenant: str, pipeline: str, state: str | None, limit: int, as_json: bool) -> None:
     """List runs, newest first."""
-    from millstream_server.cli.printing import moment, print_json, print_table
+    from millstream_server.cli.printing import SENTENCES, Column, brief_moment, moment, print_json, print_table
 
     with invocation.ports() as ports:
         found = ports.store.runs(tenant=tenant, pipeline=pipeline, state=state or "", limit=limit)
@@ -57,7 +57,8 @@ def list_(invocation: Invocation, tenant: str, pipeline: str, state: str | None,
         print_json([_as_json(run) for run in found])
         return
     rows = [(r.run, r.state, r.pipeline, r.tenant, str(r.attempt), moment(r.created_ms), _took(r), _why(r) or _doing(r)) for r in found]
-    print_table(("RUN", "STATE", "PIPELINE", "TENANT", "TRY", "CREATED", "TOOK", "WHY"), rows, nothing="no such run")
+    columns = ("RUN", "STATE", "PIPELINE", "TENANT", "TRY", Column("CREATED", brief_moment), "TOOK", Column("WHY", wraps=SENTENCES))
+    print_table(columns, rows, nothing="no such run")
 
 
 @runs.command(examples=[("millstream runs show 01J9Z7M0C4", ""), ("millstream runs show 01J9Z7M0C4 --json", "")])
@@ -161,7 +162,7 @@ def _why(run: Run) -> str:
 
 
 def _describe(run: Run) -> list[tuple[str, str]]:
-    from millstream_server.cli.printing import cut, headline, moment
+    from millstream_server.cli.printing import headline, moment, params_in_short
 
     message, path = _error(run)
     facts = [
@@ -173,7 +174,8 @@ def _describe(run: Run) -> list[tuple[str, str]]:
         ("took", _took(run)),
         ("waits for", run.waits_for),
         ("model", f"{run.tenant}.{run.model} version {run.model_version}" if run.model_version else ""),
-        ("params", cut(run.params.decode("utf-8", "backslashreplace"), 400)),
+        ("held back", run.held_back),
+        ("params", params_in_short(run.params)),
         ("key", run.idempotency_key),
         ("error", f"{run.error_code.replace('_', '-')}: {message}" if run.error_code else ""),
         ("at", path),

@@ -11,8 +11,8 @@ from millstream_server.core.schema_words import Schema, Words, mapping, name_of,
 
 
 def takes(parameters: Schema) -> list[str]:
-    """One line for each parameter, and indented below it those of the fields of its type: type, limits, default."""
-    return list(_Teller(parameters).fields(parameters, 0))
+    """One line for each parameter, and indented below it those of the fields of its type: type, limits, whether it may be left out."""
+    return list(_Teller(parameters, asks=True).fields(parameters, 0))
 
 
 def gives(returns: Schema) -> list[str]:
@@ -24,23 +24,24 @@ def gives(returns: Schema) -> list[str]:
 class _Teller:
     """Tells one schema; the fields of a type are told where it is first mentioned."""
 
-    def __init__(self, root: Schema) -> None:
+    def __init__(self, root: Schema, *, asks: bool = False) -> None:
         self._words = Words(root)
+        self._required = " (required)" if asks else ""  # of an answer only what may be missing is worth a word
         self._told: set[str] = set()
 
     def fields(self, schema: Schema, depth: int) -> Iterator[str]:
         """A line for each property, and those below it."""
         required = schema.get("required")
         for name, member in mapping(schema.get("properties")).items():
-            optional = "" if isinstance(required, list) and name in required else " (optional)"
+            optional = self._required if isinstance(required, list) and name in required else " (optional)"
             yield from self.member(f"{name}:", mapping(member), optional, depth)
 
     def member(self, name: str, schema: Schema, optional: str, depth: int) -> Iterator[str]:
         """A line for one property, and those of the types that it mentions first."""
         if "default" in schema:
             optional = f" (default {spell(schema['default'])})"
-        said = schema.get("description")
-        yield "  " * depth + f"{name} {self._words.of(schema)}{optional}" + (f" - {said}" if isinstance(said, str) else "")
+        said, words = schema.get("description"), self._words.of(schema)
+        yield "  " * depth + f"{name} {words}{optional}" + (f" - {said}" if isinstance(said, str) and said != words else "")
         fresh = [each for each in dict.fromkeys(_mentioned(schema)) if each not in self._told and self._words.members_of(each)]
         self._told.update(fresh)
         for each in fresh:

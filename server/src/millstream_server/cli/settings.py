@@ -55,7 +55,7 @@ def show(invocation: Invocation, settings: dict[str, str], as_json: bool) -> Non
     all of them are told together. Passwords are not shown.
     """
     from millstream_server import config
-    from millstream_server.cli.printing import print_json, print_table
+    from millstream_server.cli.printing import Column, print_json, print_table
 
     found = invocation.settings(settings)
     rows = [("data_dir", str(found.data_dir), found.origins["data_dir"])]
@@ -64,7 +64,7 @@ def show(invocation: Invocation, settings: dict[str, str], as_json: bool) -> Non
         print_json([{"setting": name, "value": value, "origin": origin} for name, value, origin in [*rows, *values]])
         return
     rows += [(name, _spoken(config.shown(found, name)), found.origins[name]) for name in config.names()]
-    print_table(("SETTING", "VALUE", "ORIGIN"), rows, nothing="no settings")
+    print_table(("SETTING", Column("VALUE", wraps=20), Column("ORIGIN", wraps=10)), rows, nothing="no settings")
 
 
 def _spoken(value: object) -> str:

@@ -45,7 +45,7 @@ def status(invocation: Invocation, watch: bool, as_json: bool) -> int:
     mends it. Exit code 5 where no node works.
 
     \b
-    WORKERS 1+1   one worker takes requests; one more is a spare, imported and waiting
+    WORKERS       those that take requests; `1 + 1 spare`: one more is imported and waits to take the place of one
     MODELS        models that the release answers for here
     REQ/S P99 MS  answers a second, and time from append to committed answer, over ten seconds
     QUEUE         requests that wait for a worker of the release or are in one
@@ -130,8 +130,9 @@ def draw(
         found = troubles(node)
         wrong += [f"! {node.node}: {trouble.sentence}" for trouble in found if not trouble.note]
         notes += [f"note {node.node}: {trouble.sentence}" for trouble in found if trouble.note]
-        right += ["", _head(node, now_ms), *_on_kafka(node), *_releases(node)]
-    lines = [cut(plain(line), width) for line in [*_wrapped(wrong, width), *right, *_wrapped(notes, width)]]
+        right += ["", _head(node, now_ms), *_on_kafka(node), *_mirror(node), *_releases(node, width)]
+    said = [*_wrapped(wrong, width), *right, *_wrapped(notes, width)]
+    lines = [cut(plain(line), width) for line in said[said[0] == "" :]]
     if len(lines) <= height:
         return lines
     return [*lines[: height - 1], cut(f"... {len(lines) - height + 1} more lines: millstream status --json", width)]
@@ -149,7 +150,8 @@ def _head(node: NodeStatus, now_ms: int) -> str:
 
     doing = "paused: its queue is full" if node.paused else "accepting" if node.accepting else "starting"
     up = span(max(now_ms - node.started_ms, 0) / 1000)
-    runs = f"  runs {node.runs_running}+{node.runs_queued}" if node.runs_running or node.runs_queued else ""
+    queued = f" + {node.runs_queued} queued" if node.runs_queued else ""
+    runs = f"  runs {node.runs_running}{queued}" if node.runs_running or node.runs_queued else ""
     role = "" if node.role == "all" else f" ({node.role})"
     return f"{node.node}{role}  {doing}  pid {node.pid}  up {up}  queued {node.queued}  lag {_known(node.lag)}{runs}"
 
@@ -173,16 +175,29 @@ def _on_kafka(node: NodeStatus) -> list[str]:
     return [*lines, f"lag of {', of '.join(aside)}"] if aside else lines
 
 
-def _releases(node: NodeStatus) -> list[str]:
-    from millstream_server.cli.printing import headline, table
+def _mirror(node: NodeStatus) -> list[str]:
+    """How far the mirror in MLflow is, on the node that writes it."""
+    mirror = node.mirror
+    if mirror is None or not mirror.held:
+        return []
+    refused = f"  refused {mirror.refused}: {mirror.refusal}" if mirror.refused else ""
+    return [f"MLflow {mirror.target}  {mirror.waiting} changes wait  written {mirror.written}{refused}"]
+
+
+def _releases(node: NodeStatus, width: int) -> list[str]:
+    from millstream_server.cli.printing import headline, table_rows
 
     if not node.releases:
         return ["no release yet: millstream deploy NAME==VERSION"]
     rows = sorted(node.releases, key=lambda row: (row.environment != "BROKEN", row.package, row.release != "CURRENT", row.version))
-    lines = table(HEADERS, [_cells(row) for row in rows])
-    shown = [lines[0]]
-    for row, line in zip(rows, lines[1:], strict=True):
-        shown.append(line)
+    headers, *lines = table_rows(HEADERS, [_cells(row) for row in rows], width=width)
+    shown = headers
+    for row, own in zip(rows, lines, strict=True):
+        shown += own
+        if row.phase:
+            shown.append(f"  phase: {row.phase}")
+        if tenants := sorted({worker.tenant for worker in row.workers if worker.tenant}):
+            shown.append(f"  tenants awake: {', '.join(tenants)}")
         if row.last_error:
             shown.append(f"  last error: {headline(row.last_error)}")
             if row.last_error_mend:  # on a line of its own: of a long error only its end is cut, never the step that mends it
@@ -191,17 +206,15 @@ def _releases(node: NodeStatus) -> list[str]:
 
 
 def _cells(row: ReleaseStatusRow) -> tuple[str, ...]:
-    from millstream_server.cli.printing import cut
-
     working = [worker for worker in row.workers if worker.state != "spare"]
     spare = len(row.workers) - len(working)
-    environment = f"{row.environment} {row.phase}" if row.phase else row.environment
+    environment: str = row.environment
     if row.release not in ("CURRENT", ""):
         environment += f" ({row.release.lower()})"
     return (
-        cut(f"{row.package}=={row.version}", 24),
-        cut(environment, 19),
-        f"{len(working)}+{spare}" if spare else str(len(working)),
+        f"{row.package}=={row.version}",
+        environment,
+        f"{len(working)} + {spare} spare" if spare else str(len(working)),
         str(row.models),
         f"{row.requests_per_s:.1f}" if row.requests_per_s < 1000 else f"{row.requests_per_s:.0f}",
         f"{row.p99_ms:.1f}" if row.requests_per_s else "-",

@@ -156,7 +156,16 @@ async def run(ports: Ports, sealed: Sealed, call: Call) -> tuple[Result, wire.Wi
             left,
             (lambda params: _artifact(ports, call, params)) if trains else None,
         )
-        spawn = Spawn(call.python, sealed.package, sealed.version, sealed.build_id, Path(scratch), _most_bytes(ports))
+        spawn = Spawn(
+            call.python,
+            sealed.package,
+            sealed.version,
+            sealed.build_id,
+            Path(scratch),
+            _most_bytes(ports),
+            ports.confinement,
+            run=trains,
+        )
         tried = await attempt(spawn, trial, _limits(ports, call), lines.hear)
         files = {path.name: path.stat().st_size for path in sorted(left.iterdir())} if left is not None else {}
     outcome = tried.outcome

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from millstream_server.app import Ports
     from millstream_server.core.model import ModelState, ModelVersion
     from millstream_server.core.release import PackageState
+    from millstream_server.core.run import Run
 
 TRIES = 50
 """Changes by others that one change of ours may lose to before we say so; each lost race is another's success."""
@@ -52,13 +53,19 @@ def find_model(ports: Ports, text: str) -> ModelState:
 def unknown_model(ports: Ports, text: str) -> Exception:
     """That there is no such model, with some that there are."""
     from millstream_server.core.errors import Invalid
+    from millstream_server.core.routing import near_misses
 
-    known = ", ".join(sorted(state.key for state in ports.store.models())[:10]) or "none"
-    return Invalid("unknown_model", f"there is no model {text}; there are {known}")
+    known = sorted(state.key for state in ports.store.models())
+    near = near_misses(text, known) or [key for key in known if key.endswith(f".{text}")][:3]
+    if near:
+        return Invalid(
+            "unknown_model", f"there is no model {text}; near misses: {', '.join(near)}", mend=f"millstream models show {near[0]}"
+        )
+    return Invalid("unknown_model", f"there is no model {text}; there are {', '.join(known[:10]) or 'none'}")
 
 
 def versions_of(ports: Ports, state: ModelState) -> list[ModelVersion]:
-    """Every version ever trained, oldest first."""
+    """Every version that there ever was, oldest first."""
     return [version for _, version in ports.store.model_versions(tenant=state.tenant, model=state.model)]
 
 
@@ -78,6 +85,13 @@ def find_version(ports: Ports, state: ModelState, number: int) -> ModelVersion:
     return found
 
 
+def was_imported(run: Run | None) -> bool:
+    """Whether the run of a version stands for an import: nobody trained it here."""
+    from millstream_server.cli.import_model import IMPORTED
+
+    return run is not None and bool(run.attempts) and run.attempts[0].node == IMPORTED
+
+
 def check_usable(ports: Ports, state: ModelState, version: ModelVersion) -> None:
     """See that a version can be loaded, as nodes will: it is signed, and every file is as it was signed.
 
@@ -93,33 +107,10 @@ def check_usable(ports: Ports, state: ModelState, version: ModelVersion) -> None
 
 
 def release_taken_up(ports: Ports, version: ModelVersion) -> PackageState | None:
-    """The package's state with the release that trained a version KEPT again; None where nodes have that release.
+    """The package's state with the release that trained a version KEPT again; see `environments.releases`."""
+    from millstream_server.environments import releases
 
-    Raises:
-        Invalid: not_published, the wheel is in the index no more, or only as another build; hash_mismatch, bad_package,
-            pipeline_name_taken.
-    """
-    import msgspec
-
-    from millstream_server.core.errors import Invalid
-    from millstream_server.core.release import PackageState, check_pipeline_names
-    from millstream_server.core.retention import take_up
-    from millstream_server.environments.releases import read_release
-
-    packages = ports.store.packages()
-    state = next((each for each in packages if each.package == version.package), PackageState(version.package))
-    known = state.by_build(version.build_id)
-    if known is not None and take_up(state, known) is state:
-        return None
-    release = read_release(ports.index, version.package, version.release)
-    if release.build_id != version.build_id:
-        raise Invalid(
-            "not_published",
-            f"{release.label} is in the index as build {release.build_id}, v{version.version} was trained by build {version.build_id}",
-            mend="publish the wheel of that build again, or train the model anew",
-        )
-    check_pipeline_names(release, packages)
-    return take_up(state, msgspec.structs.replace(release, deployed_ms=now_ms()))
+    return releases.release_taken_up(ports.store, ports.index, version, now_ms())
 
 
 def asker() -> str:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from millstream_server.core.model import FileEntry
 
 
 class Artifacts(Protocol):
-    """Flat files of model versions. A location is a relative path that never changes its contents once sealed."""
+    """Flat files of model versions. A location is a relative path that never changes its contents once sealed.
+
+    Where the files are kept elsewhere, any method may raise Unavailable: artifacts_unavailable (it does not answer now; what waits
+    here waits on), artifacts_unusable (it refuses us, or does not do what this port promises).
+    """
+
+    def check(self) -> str:
+        """See that files can be kept there as this port promises, and return what was found, for people.
+
+        Raises:
+            Unavailable
+        """
 
     def stage(self, key: str, run: str, attempt: int) -> Path:
         """Make and return the empty folder into which an attempt of a run writes the files of a model (`key` is tenant.model).
@@ -31,6 +42,9 @@ class Artifacts(Protocol):
         Raises:
             Failed: model_damaged, the folder is gone, or the location is not one that `seal` gives.
         """
+
+    def place(self, location: str) -> str:
+        """Where the files of a location are, or would be, as people look for them: a path or an address."""
 
     def hash_files(self, folder: Path) -> tuple[FileEntry, ...]:
         """Name, size and SHA-256 of every file of a flat folder, by name; for the manifest, and to verify against it.
@@ -54,11 +68,18 @@ class Artifacts(Protocol):
         """
 
 
+Standing = Literal["known", "retired", "unknown"]
+"""What a key is to this node: its signatures count, count no more, or were never heard of."""
+
+
 class Signer(Protocol):
-    """Ed25519 over bytes, by a key that nodes sharing artifacts share."""
+    """Ed25519 over bytes. One key signs, which nodes that share artifacts share; several may be known, so that it can be exchanged."""
 
     def sign(self, data: bytes) -> tuple[str, str]:
         """Return the base64 signature and the id of the key."""
 
     def verify(self, data: bytes, signature: str, key_id: str) -> bool:
         """True only for a signature by a known key over exactly these bytes."""
+
+    def standing(self, key_id: str) -> Standing:
+        """What a key is now; who exchanged or retired one elsewhere need not tell this process."""

@@ -10,6 +10,8 @@
 
 `CODES` is the one list; `docs/errors.md` is generated from it, and a code that is not in it cannot be raised.
 Exit codes belong to the command line, HTTP codes to the gateway.
+
+Longer than other modules: most of it is that list.
 """
 
 from __future__ import annotations
@@ -128,6 +130,18 @@ CODES: dict[str, Code] = _codes(
         "restore the file from a backup, or retrain the model",
     ),
     Code(
+        "key_unknown",
+        "failed",
+        "The model was signed by a key that this node does not know, so it was not loaded.",
+        "where you know whose key it is: millstream keys add FILE.pub; else train the model again",
+    ),
+    Code(
+        "key_retired",
+        "failed",
+        "The model was signed by a key that was retired since, so it was not loaded.",
+        "train the model again; or, where the key can be trusted after all: millstream keys add FILE.pub",
+    ),
+    Code(
         "model_load_failed",
         "failed",
         "The model's files are intact but loading them raised.",
@@ -169,10 +183,29 @@ CODES: dict[str, Code] = _codes(
         "The record has no id that can be read, so nobody can be answered; its bytes are on the dead-letter topic.",
         "see it: millstream dlq list; mend the sender",
     ),
+    Code(
+        "key_in_use",
+        "invalid",
+        "The key that signs cannot be retired.",
+        "let another one sign first: millstream keys rotate",
+    ),
+    Code("bad_key", "invalid", "There is no such key, or the file holds none that can be used.", "see: millstream keys list"),
     # --- of the log ---
     Code("record_too_large", "invalid", "The record is larger than the log takes.", "send less, or put the data in storage and send where"),
     Code("unknown_topic", "invalid", "The log has no such topic.", "see the topics: millstream topics list"),
     Code("store_unavailable", "unavailable", "The store cannot be written or read now.", "see: millstream doctor"),
+    Code(
+        "artifacts_unavailable",
+        "unavailable",
+        "The place of the models' files does not answer now; models in the node's copies answer on, the others' requests wait.",
+        "see: millstream doctor",
+    ),
+    Code(
+        "artifacts_unusable",
+        "unavailable",
+        "The place of the models' files refuses this node, is not there, or does not keep what is written once.",
+        "correct what the message names; then: millstream doctor",
+    ),
     Code("log_unavailable", "unavailable", "The log cannot be written or read now.", "see: millstream doctor"),
     Code(
         "log_refused",
@@ -245,6 +278,24 @@ CODES: dict[str, Code] = _codes(
         "A name holds characters that names may not hold, or is too long.",
         "use letters, digits, - and _, at most 64",
     ),
+    Code(
+        "bad_mlflow_model",
+        "invalid",
+        "The folder is not a model that MLflow logged, or is not one that can be taken in.",
+        "name the folder with the file MLmodel, as it was logged: millstream models import FOLDER --tenant T --name M",
+    ),
+    Code(
+        "bad_mlproject",
+        "invalid",
+        "The folder's MLproject file cannot be made a package of trainings.",
+        "correct what the message names in MLproject",
+    ),
+    Code(
+        "bad_requirements",
+        "invalid",
+        "What a model or project needs cannot be installed from an index: it names an address, a path or a package of conda.",
+        "write what it needs as NAME==VERSION lines, and import the model with: --requirements FILE",
+    ),
     Code("folder_exists", "invalid", "The folder is there and not empty.", "choose another name, or remove the folder"),
     Code("bad_pipeline", "invalid", "A pipeline's declaration cannot be used.", "correct the declaration that the message names"),
     Code(
@@ -273,6 +324,18 @@ CODES: dict[str, Code] = _codes(
         "This version is published with other contents; versions never change.",
         "raise the version and publish again",
     ),
+    Code(
+        "index_refused",
+        "unavailable",
+        "The index of packages refused the login, or asks for one.",
+        "give the login: MILLSTREAM_INDEX_USERNAME and MILLSTREAM_INDEX_PASSWORD, or a line for its host in ~/.netrc",
+    ),
+    Code(
+        "index_unavailable",
+        "unavailable",
+        "The index of packages cannot be reached, or does not answer as one.",
+        "see: millstream doctor; correct --index, or wait for the server and try again",
+    ),
     Code("unknown_environment", "invalid", "No such environment is on this machine.", "see: millstream environments list"),
     Code(
         "environment_in_use",
@@ -293,6 +356,18 @@ CODES: dict[str, Code] = _codes(
         "unavailable",
         "No Python that fits the release is on this machine.",
         "install that Python, or name it with MILLSTREAM_PYTHONS",
+    ),
+    Code(
+        "wire_unknown",
+        "unavailable",
+        "The release was built with an SDK that speaks to its node in a way that this version of the platform does not know.",
+        "upgrade this node to the version that built the release, or a later one",
+    ),
+    Code(
+        "no_sandbox",
+        "unavailable",
+        "The setting worker.sandbox requires bubblewrap, which is not there or does not work here.",
+        "install it: apt-get install --no-install-recommends --yes bubblewrap; or start without: --set worker.sandbox=auto",
     ),
     Code("no_uv", "unavailable", "The program uv is missing.", "install it: pip install uv"),
     Code("install_failed", "failed", "The environment could not be installed.", "read the reason; then deploy again"),
@@ -333,9 +408,33 @@ CODES: dict[str, Code] = _codes(
         "The promoted version did not come to answer on every node; the one before it answers on where it did not.",
         "read the reason; to go back: millstream models rollback TENANT.MODEL",
     ),
+    Code(
+        "mirror_unavailable",
+        "unavailable",
+        "MLflow, where runs and models are mirrored, cannot be written now; serving and training go on, and it catches up.",
+        "see that the MLflow server answers; what waits: millstream status --json",
+    ),
+    Code(
+        "mlflow_missing",
+        "unavailable",
+        "Runs and models are to be mirrored in MLflow, whose library is not installed beside this command.",
+        "install it: pip install 'millstream-server[mlflow]'; or do without: --mlflow off",
+    ),
+    Code(
+        "mirror_refused",
+        "failed",
+        "MLflow refused one run or model for good; it is left out there, and all that comes after it is mirrored.",
+        "read the reason; what the platform knows of it: millstream models show TENANT.MODEL, or millstream runs show RUN",
+    ),
     Code("unknown_dead_letter", "invalid", "No such dead letter.", "see: millstream dlq list"),
     Code("bad_config", "invalid", "Settings cannot be used; all faults are listed.", "correct them; see: millstream config show"),
     Code("bad_input", "invalid", "What was given to the command cannot be read.", "see --help"),
+    Code(
+        "target_not_empty",
+        "invalid",
+        "The store to copy to holds something else already.",
+        "copy to an empty database: createdb ...; or start on that store as it is",
+    ),
     Code("fenced", "unavailable", "Another owner has taken over; this process stops writing.", "start only one node on a data directory"),
     Code("internal", "failed", "The platform itself failed; this is a defect.", "run again with --debug and report it"),
 )

@@ -63,6 +63,8 @@ class ModelVersion(msgspec.Struct, frozen=True):
     metrics: dict[str, float] = {}
     params_json: str = "{}"
     size_bytes: int = 0
+    held_back: str | msgspec.UnsetType = msgspec.UNSET
+    """Why its gate did not let it be champion when it was trained; whoever promotes it does so all the same."""
     deleted_by: str | msgspec.UnsetType = msgspec.UNSET
     deleted_ms: int | msgspec.UnsetType = msgspec.UNSET
 
@@ -128,10 +130,16 @@ def keep_live(state: ModelState) -> ModelState:
 def add_version(state: ModelState, version: ModelVersion) -> ModelState:
     """Add a trained version and make it champion; the champion before it becomes the previous one, older ones drop out.
 
-    Metrics that are not finite are left out of the version, because the state travels as JSON; the run keeps them.
+    One that its gate held back changes nothing but the numbers: it is no live version, and stands in the lineage (the store writes it
+    from `versions`, then keeps what is live). Metrics that are not finite are left out of the version, because the state travels as
+    JSON; the run keeps them.
     """
     finite = {name: value for name, value in version.metrics.items() if isfinite(value)}
     added = msgspec.structs.replace(version, metrics=finite)
+    if version.held_back:
+        return msgspec.structs.replace(
+            state, revision=state.revision + 1, versions=(*state.versions, added), last_version=max(state.newest_version, version.version)
+        )
     return keep_live(
         msgspec.structs.replace(
             state,

@@ -43,6 +43,20 @@ def promote(state: ModelState, version: ModelVersion, by: str, now_ms: int) -> M
     )
 
 
+def import_version(state: ModelState, version: ModelVersion, by: str, *, champion: bool) -> ModelState:
+    """Add a version that was made elsewhere; `champion` makes it that, else it stands in the lineage until somebody promotes it.
+
+    Args:
+        by: who imports it, as USER@HOST.
+    """
+    added = msgspec.structs.replace(
+        state, revision=state.revision + 1, versions=(*state.versions, version), last_version=state.newest_version
+    )
+    if not champion:
+        return added  # the store writes the lineage's row of every version that is new, and keeps live ones in the state
+    return msgspec.structs.replace(added, champion=version.version, previous=state.champion, promoted_by=by, promoted_ms=version.created_ms)
+
+
 def roll_back(state: ModelState, by: str, now_ms: int) -> ModelState:
     """Make the previous version champion again; a second rollback undoes the first.
 

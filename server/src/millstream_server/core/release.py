@@ -3,8 +3,7 @@
 The store's row holds a `PackageState` and is the truth; `ml.release` (compacted, key = package) carries the same state.
 Every change is a pure function from state to state with the revision one higher; the store writes it by compare-and-set.
 
-    PUBLISHED -> DEPLOYING -> CURRENT -> KEPT -> RETIRED
-                     └-> FAILED, with the reason, when it did not become ready; KEPT again if it was KEPT
+Which status may follow which is the table `core.states.RELEASE`; `changed`, through which every new state is made, keeps to it.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ from typing import Literal
 import msgspec
 
 from millstream_server.core.errors import Invalid
+from millstream_server.core.gate import Bound
+from millstream_server.core.states import RELEASE
 
 ReleaseStatus = Literal["DEPLOYING", "CURRENT", "KEPT", "FAILED", "RETIRED"]
 EnvironmentStatus = Literal["INSTALLING", "READY", "ASLEEP", "DRAINING", "GONE", "BROKEN"]
@@ -47,6 +48,8 @@ class PipelineSpec(msgspec.Struct, frozen=True):
     returns: dict[str, object] = {}
     doc: str = ""
     steps: tuple[str, ...] = ()
+    gate: tuple[Bound, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Of a training: the conditions that its metrics must meet before its model answers."""
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -67,7 +70,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 class Release(msgspec.Struct, frozen=True):
-    """One deployed version: its manifest, its wheel in the index by name and hash, its status and why."""
+    """One deployed version: its manifest, its wheel in the index by name and hash, its status, why, and how that is mended."""
 
     manifest: Manifest
     wheel: str
@@ -75,6 +78,7 @@ class Release(msgspec.Struct, frozen=True):
     status: ReleaseStatus
     reason: str = ""
     deployed_ms: int = 0
+    mend: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def version(self) -> str:
@@ -126,10 +130,10 @@ def begin_deploy(state: PackageState, release: Release) -> PackageState:
         raise Invalid("already_published", f"{same.label} is deployed as build {same.build_id}, this one is {release.build_id}")
     before = state.by_build(release.build_id)
     was_kept = before is not None and (before.status == "KEPT" or before.reason == _WAS_KEPT)
-    deploying = msgspec.structs.replace(release, status="DEPLOYING", reason=_WAS_KEPT if was_kept else "")
+    deploying = msgspec.structs.replace(release, status="DEPLOYING", reason=_WAS_KEPT if was_kept else "", mend=msgspec.UNSET)
     if before is None:
-        return _next(state, (*state.releases, deploying))
-    return _next(state, tuple(deploying if r.build_id == release.build_id else r for r in state.releases))
+        return changed(state, (*state.releases, deploying))
+    return changed(state, tuple(deploying if r.build_id == release.build_id else r for r in state.releases))
 
 
 def under_way(other: Release) -> Invalid:
@@ -158,31 +162,57 @@ def check_pipeline_names(release: Release, packages: Iterable[PackageState]) -> 
                 )
 
 
+def before_in_line(release: Release, packages: Iterable[PackageState]) -> list[PackageState]:
+    """The packages that keep their pipelines' names where a release, just written as DEPLOYING, has some of the same.
+
+    Two packages are two rows, so two commands may each find the names free and then both write. Of deployments that met like this the
+    one with the earlier time stays, by name where those are equal: each command judges by the same rows, and one of them wins.
+    """
+
+    def is_behind(state: PackageState) -> bool:
+        other = state.deploying
+        return other is not None and (other.deployed_ms, state.package) > (release.deployed_ms, release.manifest.package)
+
+    return [state for state in packages if not is_behind(state)]
+
+
 def promote(state: PackageState) -> PackageState:
     """Make the deploying release current; the one before it is kept, because it is the previous one."""
     current, others = [], []
     for release in state.releases:
         if release.status == "DEPLOYING":
-            current.append(msgspec.structs.replace(release, status="CURRENT", reason=""))
+            current.append(msgspec.structs.replace(release, status="CURRENT", reason="", mend=msgspec.UNSET))
         elif release.status == "CURRENT":
             others.append(msgspec.structs.replace(release, status="KEPT", reason="previous"))
         else:
             others.append(release)
-    return _next(state, (*others, *current))
+    return changed(state, (*others, *current))
 
 
-def fail_deploy(state: PackageState, reason: str) -> PackageState:
+def fail_deploy(state: PackageState, reason: str, mend: str = "") -> PackageState:
     """Give up the deployment with its reason; what was current stays current, and what was kept is kept again."""
-    return _next(state, tuple(_given_up(release, reason) if release.status == "DEPLOYING" else release for release in state.releases))
+    return changed(state, tuple(_given_up(each, reason, mend) if each.status == "DEPLOYING" else each for each in state.releases))
 
 
-def _given_up(release: Release, reason: str) -> Release:
+def _given_up(release: Release, reason: str, mend: str) -> Release:
     if release.reason == _WAS_KEPT:  # core.retention writes anew why it is kept
-        return msgspec.structs.replace(release, status="KEPT", reason=f"previous, {GIVEN_UP}{reason}")
-    return msgspec.structs.replace(release, status="FAILED", reason=reason)
+        return msgspec.structs.replace(release, status="KEPT", reason=f"previous, {GIVEN_UP}{reason}", mend=mend or msgspec.UNSET)
+    return msgspec.structs.replace(release, status="FAILED", reason=reason, mend=mend or msgspec.UNSET)
 
 
-def _next(state: PackageState, releases: tuple[Release, ...]) -> PackageState:
+def changed(state: PackageState, releases: tuple[Release, ...]) -> PackageState:
+    """The next state of a package; each release, also one that is new or left out, goes only where its table lets it go.
+
+    Raises:
+        ValueError: a change that there is not, or two releases that are CURRENT or DEPLOYING.
+    """
+    before = {release.build_id: release.status for release in state.releases}
+    after = {release.build_id: release.status for release in releases}
+    for build_id in before | after:
+        RELEASE.check(before.get(build_id, RELEASE.start), after.get(build_id, RELEASE.start), f"{state.package} {build_id}")
+    for alone in ("CURRENT", "DEPLOYING"):
+        if sum(release.status == alone for release in releases) > 1:
+            raise ValueError(f"{state.package} has more than one release that is {alone}")
     return PackageState(state.package, state.revision + 1, releases)
 
 

@@ -13,11 +13,12 @@ from collections.abc import Collection, Iterable
 import msgspec
 
 from millstream_server.core.model import ModelState, live_versions
-from millstream_server.core.release import PackageState, Release
+from millstream_server.core.release import PackageState, Release, changed
 
 PREVIOUS, MODELS, RUNS = "previous", "models need it", "a run uses it"
 """Reasons, as the state spells them, parted by commas."""
 
+ENDED = ("RETIRED", "FAILED")
 MOST_ENDED = 50
 """Releases that are over (RETIRED, FAILED) and still named in the state, the newest of them: the state travels on a topic."""
 
@@ -44,10 +45,10 @@ def retain(state: PackageState, live: Collection[str], running: Collection[str],
     kept_before = [release.build_id for release in state.releases if release.status == "KEPT"]
     latest = set(kept_before[-previous:]) if previous else set()
     releases = tuple(_retained(release, latest, live, running) for release in state.releases)
-    releases = _without_oldest_ended(releases)
+    releases = _without_oldest_ended(state, releases)
     if releases == state.releases:
         return state
-    return PackageState(state.package, state.revision + 1, releases)
+    return changed(state, releases)
 
 
 def take_up(state: PackageState, release: Release) -> PackageState:
@@ -58,9 +59,9 @@ def take_up(state: PackageState, release: Release) -> PackageState:
     known = state.by_build(release.build_id)
     if known is not None and known.status in ("CURRENT", "DEPLOYING", "KEPT"):
         return state
-    kept = msgspec.structs.replace(release if known is None else known, status="KEPT", reason=MODELS)
+    kept = msgspec.structs.replace(release if known is None else known, status="KEPT", reason=MODELS, mend=msgspec.UNSET)
     others = tuple(kept if each.build_id == release.build_id else each for each in state.releases)
-    return PackageState(state.package, state.revision + 1, others if known is not None else (kept, *others))
+    return changed(state, others if known is not None else (kept, *others))
 
 
 def _retained(release: Release, latest: Collection[str], live: Collection[str], running: Collection[str]) -> Release:
@@ -69,13 +70,15 @@ def _retained(release: Release, latest: Collection[str], live: Collection[str], 
     build_id = release.build_id
     reasons = [reason for reason, held in ((PREVIOUS, latest), (MODELS, live), (RUNS, running)) if build_id in held]
     if reasons:
-        return msgspec.structs.replace(release, status="KEPT", reason=", ".join(reasons))
+        return msgspec.structs.replace(release, status="KEPT", reason=", ".join(reasons), mend=msgspec.UNSET)
     if release.status == "KEPT":
         return msgspec.structs.replace(release, status="RETIRED", reason="nothing needs it")
     return release
 
 
-def _without_oldest_ended(releases: tuple[Release, ...]) -> tuple[Release, ...]:
-    ended = [release.build_id for release in releases if release.status in ("RETIRED", "FAILED")]
-    forgotten = set(ended[: max(0, len(ended) - MOST_ENDED)])
+def _without_oldest_ended(before: PackageState, releases: tuple[Release, ...]) -> tuple[Release, ...]:
+    """Forgotten is only what was over before: what retires now is told once, as RETIRED."""
+    over = {release.build_id for release in before.releases if release.status in ENDED}
+    ended = [release.build_id for release in releases if release.status in ENDED]
+    forgotten = over.intersection(ended[: max(0, len(ended) - MOST_ENDED)])
     return tuple(release for release in releases if release.build_id not in forgotten)

@@ -21,6 +21,9 @@ DELAYS_S: dict[str, float] = {RETRY_NOW: 0.0, RETRY_SOON: 5.0, RETRY_LATER: 60.0
 PARKED_S = 600.0
 """How long a request may be parked in all, while no node that gets it has its release."""
 
+FILES_AWAY_S = 900.0
+"""How long after its append a request still waits for files of its model, while their place does not answer."""
+
 REPLAY_OF = "ms_replay_of"
 """Header of a dead letter that was sent again: topic/partition/offset of the record that died. Its result carries it too."""
 
@@ -59,6 +62,15 @@ def parked_record(work: Work, partitions: int, now_ms: int) -> Outgoing | None:
     if work.source_topic == PARKED and since_ms.isdigit() and now_ms - int(since_ms) > PARKED_S * 1000:
         return None
     return _carried(work, PARKED, (work.source_partition + 1) % partitions, attempts=work.attempts, alone=work.alone, now_ms=now_ms)
+
+
+def waiting_record(work: Work, now_ms: int) -> Outgoing | None:
+    """The record that carries a request on, uncharged, while the files of its model cannot be had; None when it waited for
+    `FILES_AWAY_S`, or would only expire."""
+    later_ms = now_ms + int(DELAYS_S[RETRY_SOON] * 1000)
+    if later_ms - work.origin.append_ms > FILES_AWAY_S * 1000 or (work.deadline_ms and work.deadline_ms <= later_ms):
+        return None
+    return _carried(work, RETRY_SOON, work.source_partition, attempts=work.attempts, alone=work.alone, now_ms=now_ms)
 
 
 def _carried(work: Work, topic: str, partition: int, *, attempts: int, alone: bool, now_ms: int) -> Outgoing:

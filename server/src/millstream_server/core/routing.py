@@ -66,6 +66,16 @@ class Catalog:
         self._routes.clear()
         return True
 
+    def correct_package(self, state: PackageState) -> None:
+        """Take in what the store says of a package, whatever was known: it is the truth, also where it is older."""
+        self.packages[state.package] = state
+        self._routes.clear()
+
+    def correct_model(self, state: ModelState) -> None:
+        """Take in what the store says of a model, whatever was known."""
+        self.models.pop(state.key, None)
+        self.put_model(state)
+
     def forget_package(self, package: str) -> bool:
         """The topic says that there is no such package any more; false where it was not known."""
         self._routes.clear()
@@ -178,10 +188,13 @@ class Catalog:
         key = model_key(tenant, spec.model)
         state = self.models.get(key)
         if state is None or not state.champion:
+            mend = self._training_mend(package, spec.model, tenant)
+            if state is not None:
+                mend += f"; or promote a version that was held back, if there is one: millstream models show {key}"
             return Refusal(
                 "no_model",
                 f"tenant {tenant} has no model {spec.model}",
-                self._training_mend(package, spec.model, tenant),
+                mend,
                 needs_fresh_view=True,
             )
         # What is served may be older than the state's live versions: it answers until the champion is loaded.
@@ -227,7 +240,8 @@ def near_misses(name: str, known: list[str]) -> list[str]:
     Names of one package begin alike, which makes each of them look near: the whole must be close, or be all that stands behind the
     package's part.
     """
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.8)
+    swapped = [each for each in known if sorted(each) == sorted(name)]  # the commonest slip, and far by the measure in a short name
+    close = list(dict.fromkeys([*swapped, *difflib.get_close_matches(name, known, n=3, cutoff=0.8)]))[:3]
     return close or [each for each in known if each.endswith((f"_{name}", f"-{name}"))][:3]
 
 

@@ -1,10 +1,7 @@
 """Runs, the durable record of long work: states, attempts and who may change what.
 
-    QUEUED -> RUNNING -> SUCCEEDED | FAILED | CANCELLED | DEAD
-       ^---------'  an attempt that crashed, timed out or was lost, while attempts remain
-
-An attempt ends as succeeded, failed, crashed, timed_out, cancelled or lost. Every effect carries the attempt number; the
-store refuses those of an older attempt.
+Which state may follow which is the table `core.states.RUN`. An attempt ends as succeeded, failed, crashed, timed_out, cancelled or
+lost. Every effect carries the attempt number; the store refuses those of an older attempt.
 """
 
 from __future__ import annotations
@@ -94,6 +91,8 @@ class Run(msgspec.Struct, frozen=True):
     lease_until_ms: int = 0
     cancel_requested: bool = False
     model_version: int = 0
+    held_back: str = ""
+    """Why the version that it made did not become champion; empty where it did."""
     metrics: dict[str, float] = {}
     steps: tuple[RunStep, ...] = ()
     error_code: str = ""

@@ -15,6 +15,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     pid: int
     state: str
     models: int = 0
+    tenant: str = ""
+    """Whose requests alone it answers; empty: everybody's."""
 
 
 class ReleaseStatusRow(msgspec.Struct, frozen=True):
@@ -39,6 +41,8 @@ class ReleaseStatusRow(msgspec.Struct, frozen=True):
     prefix: str = ""
     deployed_ms: int = 0
     """Of the deployment that this row speaks of: a release may be deployed again after it failed."""
+    mend: str = ""
+    """Of the reason, where it is BROKEN."""
 
     @property
     def is_able(self) -> bool:
@@ -83,6 +87,24 @@ class LogStatus(msgspec.Struct, frozen=True):
     dead: int = 0
 
 
+class MirrorStatus(msgspec.Struct, frozen=True):
+    """The mirror of runs and models: `held`, this node writes it; `waiting`, changes that it has not got yet.
+
+    `written` and `refused` count since the start of this process; `written_ms` is the time of the last one (Unix milliseconds),
+    `refusal` the last one that was refused for good, `trouble` why it cannot be written now.
+    """
+
+    target: str
+    held: bool = False
+    waiting: int = 0
+    written: int = 0
+    written_ms: int = 0
+    refused: int = 0
+    refusal: str = ""
+    trouble: str = ""
+    helper_pid: int = 0
+
+
 class NodeStatus(msgspec.Struct, frozen=True):
     """`unhealthy` holds sentences, each with its mend; empty means healthy. `lag` is that of the input topic, -1 for unknown."""
 
@@ -106,6 +128,10 @@ class NodeStatus(msgspec.Struct, frozen=True):
     log: LogStatus | None = None
     models: tuple[ModelStatusRow, ...] = ()
     """Those whose state this node took in last, the latest last; not all, since there may be very many."""
+    sandbox: str = ""
+    """How its workers are confined; begins with `off: ` where they are not although they should be."""
+    sandbox_mend: str = ""
+    mirror: MirrorStatus | None = None
 
 
 class Buckets(msgspec.Struct, frozen=True):

@@ -9,8 +9,8 @@ changed nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -25,6 +25,20 @@ class OutboxRow(msgspec.Struct, frozen=True):
 
     number: int
     record: Outgoing
+
+
+NoticeKind = Literal["model", "run"]
+KEPT_NOTICES = 10_000
+"""Numbers of the outbox, behind the newest, for which notices are kept; a mirror that is further behind reads the whole state anew."""
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """What outbox rows up to this number told of: `tenant.model` whose state changed, or a run that ended. Light, so that it can
+    be kept for a mirror that is away when the rows themselves are published and forgotten."""
+
+    number: int
+    kind: NoticeKind
+    subject: str
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -57,13 +71,33 @@ class NodeRow(msgspec.Struct, frozen=True):
     status: bytes
 
 
+class Schema(msgspec.Struct, frozen=True):
+    """Which schema a store has, and which this version knows; `version` made it (empty: before that was recorded)."""
+
+    number: int
+    known: int
+    version: str = ""
+
+
+class Revisions(msgspec.Struct, frozen=True):
+    """The revisions of every package, by name, and of every model, by tenant.model."""
+
+    packages: dict[str, int]
+    models: dict[str, int]
+
+
 AnswerMaker = Callable[[Run, RunRequest], Sequence[Outgoing]]
 """Makes the records that answer one request of an ended run; called inside a transaction, so it must not call the store."""
 
 
 class Store(Protocol):
     store_id: str
+    schema: Schema
+    """As it was when the store was opened."""
     """Made with the store; nodes of one group must agree on it."""
+
+    def revisions(self) -> Revisions:
+        """What there is and how new, without its states: for who knows most of them already."""
 
     # releases
     def package(self, package: str) -> PackageState | None: ...
@@ -86,7 +120,15 @@ class Store(Protocol):
         outbox row on ModelCacheEvent; of its versions those that are `deleted` now, as they stand in the lineage from then on; and
         before it the state of a `package` that takes a release up for it. False if either lost the race: then nothing is written.
 
-        New versions come with the end of a run alone. A deleted version that the state still needs is a defect of the caller.
+        New versions come with the end of a run, or with `save_import`. A deleted version that the state still needs is a defect of
+        the caller.
+        """
+
+    def save_import(self, run: Run, state: ModelState) -> bool:
+        """Write a version that was made elsewhere, in one transaction: a run that has ended, which stands for its making, and the
+        model's state, whose revision is one above the stored one, with its outbox row. False: the revision moved, nothing was written.
+
+        The run holds its attempts, and nobody is owed an answer.
         """
 
     # runs
@@ -158,10 +200,34 @@ class Store(Protocol):
         """The number that the newest row has or had; 0 before the first."""
 
     def outbox_trim(self, up_to: int) -> None:
-        """Forget rows up to and including a published number."""
+        """Forget rows up to and including a published number, and notices that are `KEPT_NOTICES` older."""
 
     def republish_all(self) -> int:
         """Write outbox rows for the present state of every package and model (a log that was never used); returns the last number."""
+
+    def outrun(self, of_packages: Mapping[str, int], of_models: Mapping[str, tuple[int, int]]) -> int:
+        """Raise revisions above what was published, where this store was set back to a backup and its numbers would be given twice.
+
+        Args:
+            of_packages: by package the highest revision on the log.
+            of_models: by `tenant.model` the highest revision on the log, and the highest version that it names.
+
+        Returns:
+            How many packages and models were raised; they say what they said, and are written to the outbox by `republish_all`.
+        """
+
+    # the mirror's part of the outbox
+    def notices_after(self, number: int, limit: int) -> list[Notice]:
+        """What changed since, in the order of commits; each committed together with the rows that tell of it."""
+
+    def count_notices(self, number: int) -> int:
+        """How many come after a number."""
+
+    def mirror_position(self, target: str) -> int | None:
+        """The number up to which a mirror (`RegistryMirror.target_id`) has everything; None for one that was never written to."""
+
+    def set_mirror_position(self, target: str, number: int) -> None:
+        """Write it, and forget notices up to it, and the positions of all other mirrors."""
 
     # leases and nodes
     def take_lease(self, name: str, owner: str, ttl_s: float, now_ms: int) -> bool:

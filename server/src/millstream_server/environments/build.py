@@ -25,7 +25,7 @@ from packaging.version import InvalidVersion, Version
 from millstream_server.core.errors import Failed, Invalid, Unavailable
 from millstream_server.core.names import check_name
 from millstream_server.core.release import Manifest, PipelineSpec
-from millstream_server.environments import interpreters, lock, probe, venv, wheels
+from millstream_server.environments import interpreters, lock, probe, shadows, venv, wheels
 from millstream_server.environments.interpreters import Interpreter
 from millstream_server.environments.phases import OnPhase, Phases
 from millstream_server.environments.releases import MANIFEST_FORMAT, build_id_of
@@ -104,13 +104,17 @@ def build_package(
         with tempfile.TemporaryDirectory(prefix="millstream-build-") as scratch:
             phases.begin("resolve", package.label)
             lock_text = lock_text or lock.resolve(folder, interpreter, index_arguments, package.label, cancel=cancel)
+            shadows.refuse_own_name(package.name, lock_text, str(folder / "pyproject.toml"))
             phases.begin("wheel", package.label)
             plain = _build_wheel(folder, Path(scratch), interpreter, package, cancel)
+            modules = wheels.top_level_modules(plain)
+            shadows.refuse_modules(package.name, modules, str(folder))
             if version_of is not None:
                 version = version_of(str(_version(wheels.read_info(plain).version, plain)))
                 package = msgspec.structs.replace(package, version=version)
                 plain = wheels.with_version(plain, version, Path(scratch))
             environment = _build_environment(lock_text, interpreter, index_arguments, package, phases, cancel)
+            shadows.refuse_overwriting(package.name, modules, venv.site_packages(environment), str(folder))
             phases.begin("probe", package.label)
             manifest = _manifest(plain, lock_text, interpreter, package, _probe(environment, plain, Path(scratch), package, cancel))
             phases.begin("pack", package.label)
@@ -119,7 +123,7 @@ def build_package(
                 plain, wheel, {wheels.LOCK: lock_text.encode(), wheels.MANIFEST: msgspec.json.format(msgspec.json.encode(manifest))}
             )
     except OSError as error:
-        raise venv.told_by_system(error, f"{package.label} cannot be built") from error
+        raise venv.told_by_system(error, f"{package.label} cannot be built", out_dir) from error
     finally:
         phases.end()
     return Built(wheel, manifest, wheels.sha256_of(wheel), phases.seconds, lock_text)
@@ -153,8 +157,10 @@ def read_package(folder: Path) -> Package:
     if unknown:
         message = f"[tool.millstream] has {', '.join(unknown)}; known are {', '.join(_SETTINGS)}"
         raise Invalid("bad_package", message, where=str(path), mend="remove or correct it")
+    name = check_name("package", canonicalize_name(project["name"]))
+    shadows.refuse_name(name, str(path))
     return Package(
-        check_name("package", canonicalize_name(project["name"])),
+        name,
         _version(str(project["version"]), path) if "version" in project else "",
         str(project.get("requires-python", "")),
         _modules(settings.get("modules", []), path),

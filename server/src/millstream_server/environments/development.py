@@ -43,6 +43,18 @@ def _readable(versions: Iterable[str]) -> Iterator[Version]:
             continue  # somebody else's file in the index
 
 
+def done_with(version: str, published: Iterable[str], needed: Iterable[str]) -> list[str]:
+    """Development releases before `version` that nothing needs any more: nobody deploys one of them again.
+
+    Args:
+        version: the newest development release; its number, and those of all that are needed, stay taken.
+        published: versions of the package that are there.
+        needed: versions that run, or that trained a model which can still be promoted.
+    """
+    newest, keep = Version(version), set(_readable(needed))
+    return [str(found) for found in _readable(published) if found.is_devrelease and found < newest and found not in keep]
+
+
 def look(folder: Path, *, less: Path | None = None) -> Seen:
     """Every file that a release of the package may be made of, as it is now.
 

@@ -23,13 +23,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+from millstream import wire
 
-from millstream_server.core.errors import Failed, Invalid
+from millstream_server import __version__
+from millstream_server.core.errors import Failed, Invalid, Unavailable
 from millstream_server.core.index import ReleaseIndex
 from millstream_server.core.release import Release
 from millstream_server.environments import bytecode, interpreters, probe, releases, venv, wheels
 from millstream_server.environments.children import Cancelled, at_idle_priority
 from millstream_server.environments.phases import OnPhase, Phases
+from millstream_server.shipped import SHIPPED_WHEELS
 
 MANIFEST_FILE = "MANIFEST.json"
 _TEMPORARY = ".tmp-"
@@ -68,14 +71,28 @@ class Installer:
         root: the folder of environments, for this node alone; made when it is missing.
         index: where wheels come from.
         index_arguments: of uv, such as `--index-url URL`, beside those of the index; empty: as uv itself is configured.
+        wheelhouse: folder of wheels that environments are made from alone, the release's own among them; no index is asked then.
         idle_priority: let whatever makes an environment have what others leave of CPU and disk.
+        confine: the command by which a release's code is imported, and its environment's folder -> the command that is run: it may put
+            a sandbox around it.
     """
 
-    def __init__(self, root: Path, index: ReleaseIndex, *, index_arguments: Sequence[str] = (), idle_priority: bool = True) -> None:
+    def __init__(
+        self,
+        root: Path,
+        index: ReleaseIndex,
+        *,
+        index_arguments: Sequence[str] = (),
+        wheelhouse: Path | None = None,
+        idle_priority: bool = True,
+        confine: Callable[[Sequence[str], Path], list[str]] = lambda command, prefix: list(command),
+    ) -> None:
         self.root = Path(root).absolute()
         self._index = index
         self._index_arguments = tuple(index_arguments)
+        self._wheelhouse = wheelhouse
         self._idle_priority = idle_priority
+        self._confine = confine
 
     def sweep(self) -> list[str]:
         """Remove what an interrupted installation or removal left behind; called once, before the first installation.
@@ -103,6 +120,26 @@ class Installer:
         if sealed is None or sealed.build_id != build_id or not python.exists():
             return None
         return Environment(prefix, python, build_id, sealed.seconds)
+
+    def settled(self, build_id: str, *, wait: bool) -> Environment | None:
+        """Return the environment of a build as `ready` does, but not one that somebody is just removing.
+
+        Who removes one holds its lock alone from before it asks whether anybody needs it until the name is gone (`remove`). So who
+        has written a need for it, and then comes here, either finds it and keeps it, or finds nothing and makes it anew.
+
+        Args:
+            wait: for those who hold the lock alone, for as long as they do; else their environment counts as gone.
+        """
+        handle = _open_folder(self.root / build_id)
+        if handle is None:
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH if wait else fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return self.ready(build_id)
+        except BlockingIOError:
+            return None
+        finally:
+            os.close(handle)
 
     def installed(self) -> list[Sealed]:
         """What every complete environment says of itself, the newest first."""
@@ -138,8 +175,11 @@ class Installer:
         """Whether some process works in the environment of a build by hand now."""
         return _is_locked(self.root / build_id)
 
-    def remove(self, build_id: str) -> int:
+    def remove(self, build_id: str, check: Callable[[], None] | None = None) -> int:
         """Remove the environment of a build, in which nothing may run any more.
+
+        Args:
+            check: asked last, while nobody can take the environment up: what it raises keeps it.
 
         Returns:
             The bytes of its files that are given back: those that no other environment or cache shares. 0 where it is not there.
@@ -159,6 +199,8 @@ class Installer:
                     where=str(self.root / build_id),
                     mend="let it end first: it is a `millstream environments run` or `shell`",
                 )
+            if check is not None:
+                check()
             os.rename(self.root / build_id, doomed)  # from here on nobody takes it for ready
         except FileNotFoundError:
             return 0
@@ -179,9 +221,10 @@ class Installer:
             Cancelled: `cancel` was set.
             Invalid: not_published, hash_mismatch, no_wheel, import_failed, bad_package.
             Failed: install_failed.
-            Unavailable: no_interpreter, no_uv, no_space, install_failed (the index is out of reach).
+            Unavailable: wire_unknown, no_interpreter, no_uv, no_space, install_failed (the index is out of reach).
         """
-        there = self.ready(release.build_id)
+        _refuse_unknown_wire(release)
+        there = self.settled(release.build_id, wait=True)
         if there is not None:
             return there
 
@@ -202,7 +245,7 @@ class Installer:
                     raise Cancelled
                 return self._put_in_place(temporary, sealed)
         except OSError as error:
-            raise venv.told_by_system(error, f"{release.label} cannot be installed") from error
+            raise venv.told_by_system(error, f"{release.label} cannot be installed", self.root) from error
         finally:
             phases.end()
             venv.remove(temporary)
@@ -218,14 +261,18 @@ class Installer:
         requirements.write_text(
             f"{lock.rstrip()}\n{manifest.package} @ {wheel.absolute().as_uri()} --hash=sha256:{release.wheel_sha256}\n", encoding="utf-8"
         )
-        venv.fill(prefix, requirements, [*self._index.install_arguments(), *self._index_arguments], release.label, phases, cancel=cancel)
+        venv.fill(prefix, requirements, self._sources(), release.label, phases, cancel=cancel)
         phases.begin("verify", release.label)
         files = venv.verify(prefix, cancel=cancel)
         phases.begin("compile", "takes over bytecode that other environments have compiled")
         bytecode.share([*self._siblings(), *_build_environments()], prefix)
         phases.begin("probe", "imports the package, compiles what is not compiled yet")
         probe.ask(
-            prefix / "bin" / "python", ["-m", "millstream.worker", "--probe", "--package", manifest.package], release.label, cancel=cancel
+            prefix / "bin" / "python",
+            ["-m", "millstream.worker", "--probe", "--package", manifest.package],
+            release.label,
+            cancel=cancel,
+            confine=lambda command: self._confine(command, prefix),
         )
         phases.begin("seal", release.label)
         return Sealed(
@@ -241,7 +288,15 @@ class Installer:
             phases.seconds,
         )
 
+    def _sources(self) -> list[str]:
+        """Where uv looks for what the lock names: its hashes decide what is taken, wherever it is found."""
+        if self._wheelhouse is not None:
+            return ["--no-index", "--offline", "--find-links", str(self._wheelhouse)]
+        return ["--find-links", str(SHIPPED_WHEELS), *self._index.install_arguments(), *self._index_arguments]
+
     def _fetch(self, release: Release) -> Path:
+        if self._wheelhouse is not None:
+            return self._of_wheelhouse(self._wheelhouse / release.wheel, release)
         wheel, entry = self._index.fetch(release.manifest.package, release.manifest.version)
         if entry.sha256 != release.wheel_sha256:
             raise Invalid(
@@ -252,6 +307,24 @@ class Installer:
         if wheels.sha256_of(wheel) != release.wheel_sha256:
             raise Invalid(
                 "hash_mismatch", f"{wheel.name} as fetched differs from its recorded SHA-256 {release.wheel_sha256}", where=str(wheel)
+            )
+        return wheel
+
+    def _of_wheelhouse(self, wheel: Path, release: Release) -> Path:
+        try:
+            sha256 = wheels.sha256_of(wheel)
+        except FileNotFoundError:
+            raise Invalid(
+                "not_published",
+                f"the wheelhouse {self._wheelhouse} has no {release.wheel}",
+                where=str(wheel),
+                mend=f"where the index can be reached: millstream wheelhouse {release.label} DIR; then bring DIR's wheels here",
+            ) from None
+        if sha256 != release.wheel_sha256:
+            raise Invalid(
+                "hash_mismatch",
+                f"{release.wheel} in the wheelhouse has SHA-256 {sha256}, but {release.wheel_sha256} was deployed",
+                where=str(wheel),
             )
         return wheel
 
@@ -276,6 +349,17 @@ class Installer:
         if ready is None:
             raise Failed("install_failed", f"{final} is not complete after its installation", where=str(final))
         return ready
+
+
+def _refuse_unknown_wire(release: Release) -> None:
+    """Nothing is installed for a worker that this node could not speak to."""
+    if release.manifest.wire not in wire.SPOKEN:
+        raise Unavailable(
+            "wire_unknown",
+            f"{release.label} was built with SDK {release.manifest.sdk}, which speaks wire {release.manifest.wire}; "
+            f"this node, millstream {__version__}, speaks {', '.join(wire.SPOKEN)}",
+            mend=f"upgrade this node to millstream {release.manifest.sdk} or later; until then the release before answers",
+        )
 
 
 def _open_folder(path: Path) -> int | None:

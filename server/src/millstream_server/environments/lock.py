@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import tomllib
 from packaging.markers import Marker
 
 from millstream_server.core.errors import Invalid, Unavailable
@@ -20,6 +21,7 @@ from millstream_server.environments.uv import run_uv, told
 from millstream_server.environments.wheels import read_info
 from millstream_server.shipped import shipped_sdk
 
+SDK = "millstream-sdk"
 AUTHORS_LOCKS = ("lock.txt", "requirements.lock")
 """Files of the package's folder whose versions the release's lock keeps to."""
 
@@ -60,13 +62,15 @@ def resolve(
         )
     with tempfile.TemporaryDirectory(prefix="millstream-lock-") as scratch:
         wanted = Path(scratch) / "sdk.in"
-        wanted.write_text(f"millstream-sdk=={read_info(sdk).version}\n", encoding="utf-8")
+        # By its file: an index that offers the SDK's name, be it with a higher version or with other bytes, is not asked for it.
+        wanted.write_text(f"{SDK} @ {sdk.absolute().as_uri()}\n", encoding="utf-8")
         constraints = _constraints(folder, Path(scratch))
         done = run_uv(
             [
                 *("pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header", "--no-annotate", "--no-emit-index-url"),
-                *("--no-sources-package", "millstream-sdk", "--python", interpreter.path, "--python-version", interpreter.minor),
-                *("--find-links", sdk.parent, *index_arguments, *constraints, folder / "pyproject.toml", wanted),
+                *("--no-sources-package", SDK, "--python", interpreter.path, "--python-version", interpreter.minor),
+                *_wheels_only(folder),
+                *(*index_arguments, *constraints, folder / "pyproject.toml", wanted),
             ],
             cwd=folder,
             cancel=cancel,
@@ -75,8 +79,22 @@ def resolve(
         raise told(
             done, f"the dependencies of {what} cannot be resolved", otherwise="lock_unresolvable", where=str(folder / "pyproject.toml")
         )
-    _refuse_addresses(done.stdout, what, folder)
-    return for_minor(done.stdout, interpreter.minor)
+    text = re.sub(rf"^{SDK} @ \S+", f"{SDK}=={read_info(sdk).version}", done.stdout, flags=re.MULTILINE)
+    _refuse_addresses(text, what, folder)
+    return for_minor(text, interpreter.minor)
+
+
+def _wheels_only(folder: Path) -> list[str]:
+    """Nodes install wheels alone, so a version that has none is never locked, and nothing of a source distribution is ever run.
+
+    A package whose dependencies only its backend knows has to be asked for them, which uv takes for a build as well.
+    """
+    try:
+        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return []  # the build has read it before, and told
+    dynamic = {"dependencies", "optional-dependencies"} & set(project.get("dynamic", []))
+    return [] if dynamic else ["--only-binary", ":all:"]
 
 
 def for_minor(lock: str, minor: str) -> str:
@@ -114,7 +132,7 @@ def _constraints(folder: Path, scratch: Path) -> list[str | Path]:
     for line in found.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
         requirement = re.split(r"\s#|\s--hash", line.strip())[0].strip()
         matched = _REQUIREMENT.match(requirement)
-        if matched and matched["name"].lower().replace("_", "-") != "millstream-sdk":
+        if matched and matched["name"].lower().replace("_", "-") != SDK:
             kept.append(requirement)
     path = scratch / "constraints.txt"
     path.write_text("".join(f"{each}\n" for each in kept), encoding="utf-8")

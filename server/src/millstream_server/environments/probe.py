@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -40,18 +40,21 @@ def ask(
     root: Path | None = None,
     cancel: threading.Event | None = None,
     timeout_s: float = PROBE_TIMEOUT_S,
+    confine: Callable[[list[str]], list[str]] = list,
 ) -> bytes:
     """Run `python -I ARGUMENTS` and return the JSON line that it printed last.
 
     Args:
         what: what is imported, for messages, such as `anomaly==1.0.0`.
         root: the folder to which messages tell the author's files relative.
+        confine: the command -> the one that is run, with a sandbox around it.
 
     Raises:
         Invalid: import_failed with the end of the traceback or what ended the process, or the code that the answer names.
         Cancelled: `cancel` was set.
     """
-    ended = run_child([python, "-I", *arguments], environment=bare_environment(), cancel=cancel, timeout_s=timeout_s)
+    command = confine([str(python), "-I", *map(str, arguments)])
+    ended = run_child(command, environment=bare_environment(), cancel=cancel, timeout_s=timeout_s)
     line = ended.stdout.rstrip().rsplit("\n", 1)[-1].encode()
     try:
         error = msgspec.json.decode(line, type=_Answer).error
@@ -62,7 +65,8 @@ def ask(
         if code == "import_failed":
             told = tracebacks.tell(error.message, error.detail, root)
             raise Invalid(code, "\n".join(part for part in (told.sentence, tail(told.traceback)) if part), where=error.path, mend=told.mend)
-        raise Invalid(code, "\n".join(part for part in (error.message, tail(error.detail)) if part), where=error.path)
+        message = error.message if root is None else error.message.replace(f"{root}/", "")  # it names file and line by itself
+        raise Invalid(code, message, where=error.path)
     if ended.code != 0:
         raise Invalid("import_failed", f"{what} could not be imported: {_end_of(ended, timeout_s)}", where=str(python))
     return line

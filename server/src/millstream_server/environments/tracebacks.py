@@ -55,6 +55,8 @@ def tell(sentence: str, traceback: str, root: Path | None = None) -> Told:
     if ours:
         file, line = ours[-1]
         sentence = _PLACE.sub("", sentence) + f", at {file}:{line}"
+    elif traceback:
+        sentence = _PLACE.sub("", sentence)  # a place within Python's own import says nothing
     return Told(sentence, shown, _mend(sentence, own))
 
 
@@ -84,6 +86,8 @@ def _mend(sentence: str, own: str) -> str:
     if missing is None:
         return ""
     top = missing["module"].partition(".")[0]
+    if sentence.startswith(f"module {missing['module']} cannot"):
+        return f"name a module of the package under [tool.millstream] modules in pyproject.toml, in the place of {missing['module']}"
     if top == own:
         return f"correct the import: the package's wheel holds no module {missing['module']}; then build again"
     distribution = _DISTRIBUTIONS.get(top, top)

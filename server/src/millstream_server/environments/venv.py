@@ -74,19 +74,25 @@ def fill(
             phases.begin("install", what)
 
     phases.begin("install", what)
-    done = run_uv([*command, "--offline"], cancel=cancel)
-    if done.code != 0:
+    offline = "--offline" in index_arguments
+    done = run_uv(command if offline else [*command, "--offline"], cancel=cancel)
+    if done.code != 0 and not offline:
         phases.begin("download", what)
         done = run_uv(command, cancel=cancel, on_line=on_line)
     if done.code != 0:
         raise told(done, f"the lock of {what} cannot be installed", otherwise="install_failed", where=str(prefix))
 
 
-def told_by_system(error: OSError, what: str) -> MillstreamError:
-    """Turn a failed system call into the error that it means; `what` is the beginning of the message."""
-    where = str(error.filename or "")
+def told_by_system(error: OSError, what: str, folder: Path) -> MillstreamError:
+    """Turn a failed system call into the error that it means.
+
+    Args:
+        what: the beginning of the message.
+        folder: what was being written; a call on an open file names no path.
+    """
+    where = str(error.filename or folder)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Unavailable("no_space", f"{what}: no space is left on the disk", where=where)
+        return Unavailable("no_space", f"{what}: no space is left on the disk", where=where, mend=f"free space on the disk of {where}")
     return Failed("install_failed", f"{what}: {error.strerror or error}", where=where)
 
 

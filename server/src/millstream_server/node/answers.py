@@ -2,6 +2,8 @@
 
 The one place of a node where a request's end is decided by the rules of `core.retry` and written as `core.result`; it also
 writes the log lines by which one id can be followed. Lives on the loop.
+
+Longer than other modules: each way in which a request ends, side by side.
 """
 
 from __future__ import annotations
@@ -484,6 +486,14 @@ def _does_not_fit(record: Outgoing) -> Invalid:
     return Invalid("record_too_large", message, where=record.topic, mend="raise log.max_record_bytes; see: millstream config show")
 
 
+_NO_FILE = "; a confined worker sees no file but its own and those in worker.readable_paths: millstream config show"
+_NO_NETWORK = "; a confined worker reaches the network where worker.network says so: millstream config show"
+_OF_CONFINEMENT = dict.fromkeys(("FileNotFoundError", "PermissionError"), _NO_FILE) | dict.fromkeys(
+    ("ConnectionRefusedError", "ConnectionError", "ConnectError", "URLError", "gaierror"), _NO_NETWORK
+)
+"""By the exception's name: what may stand behind it that the author cannot see."""
+
+
 def mend_of(code: str, request: str = "ID", package: str = "", path: str = "", message: str = "") -> str:
     """The general mend of a code, its placeholders filled with the case at hand so that it can be pasted."""
     known = CODES.get(code)
@@ -493,6 +503,8 @@ def mend_of(code: str, request: str = "ID", package: str = "", path: str = "", m
     mend = mend.replace("show PACKAGE", f"show {package}" if package else "list")
     if UNKNOWN_FIELD in message:
         mend = mend.replace("correct the value at the path", "remove or rename the path")
+    if code == "pipeline_raised":
+        mend += _OF_CONFINEMENT.get(message.partition(":")[0], "")
     return mend.replace("the path", path) if path else mend
 
 

@@ -66,19 +66,19 @@ class Controller:
         release = state.deploying
         assert release is not None
         said = [_said(node, release) for node in nodes]
-        broken = next((reason for status, reason in said if status == "BROKEN"), None)
+        broken = next(((reason, mend) for status, reason, mend in said if status == "BROKEN"), None)
         if broken is not None:
-            return self._store.save_package(fail_deploy(state, broken))
-        if said and all(status in ABLE for status, _ in said):
+            return self._store.save_package(fail_deploy(state, *broken))
+        if said and all(status in ABLE for status, _, _ in said):
             return self._store.save_package(promote(state))
         if now_ms > release.deployed_ms + self._deploy_timeout_s * 1000:
             return self._store.save_package(fail_deploy(state, f"it was not ready within {self._deploy_timeout_s:g} s"))
         return False
 
 
-def _said(node: NodeStatus, release: Release) -> tuple[str, str]:
-    """What a node reports of a build, for this deployment of it (an older failure of the same build does not count)."""
+def _said(node: NodeStatus, release: Release) -> tuple[str, str, str]:
+    """Status, reason and mend that a node reports of a build, for this deployment of it: an older failure does not count."""
     for row in node.releases:
         if row.build_id == release.build_id and row.deployed_ms == release.deployed_ms:
-            return row.environment, f"{row.reason} (on {node.node})"
-    return "INSTALLING", ""
+            return row.environment, f"{row.reason} (on {node.node})", row.mend
+    return "INSTALLING", "", ""

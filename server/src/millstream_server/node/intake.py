@@ -16,7 +16,7 @@ from millstream_server.core.errors import Unavailable
 from millstream_server.core.ids import new_id
 from millstream_server.core.log import INPUT, OVERFLOW, Record, TopicPartition
 from millstream_server.core.request import BadRequest, decode_request, origin_of, reply_path
-from millstream_server.core.retry import overflow_record, parked_record, replayed, retried_origin
+from millstream_server.core.retry import overflow_record, parked_record, replayed, retried_origin, waiting_record
 from millstream_server.core.routing import Catalog, Refusal, Route
 from millstream_server.core.run import NewRun, RunRequest
 from millstream_server.core.shares import Shares
@@ -42,7 +42,7 @@ class Intake:
         logbook: Logbook,
         store: Store,
         run_answers: AnswerMaker,
-        pool_of: Callable[[str], Pool | None],
+        pool_of: Callable[[str, str], Pool | None],
         broken: Callable[[str], str],
         catch_up: Callable[[], asyncio.Future[None] | asyncio.Task[None]],
         run_submitted: Callable[[], None],
@@ -144,7 +144,9 @@ class Intake:
         if late:
             self._answers.expire(None, late)
             works = [work for work in works if not work.done]
-        pool = self._pool_of(route.release.build_id)
+        if not works:
+            return None
+        pool = self._pool_of(route.release.build_id, works[0].tenant)
         if pool is None or pool.broken:
             for work in works:
                 self._hold_for_pool(route, work)
@@ -286,6 +288,11 @@ class Intake:
 
     def _refuse(self, work: Work, refusal: Refusal) -> None:
         """Say it at once, except where news may be on the way: then only after the followed topics were read to their end."""
+        if refusal.code == "artifacts_unavailable":
+            again = waiting_record(work, self._clock_ms())
+            if again is not None:
+                self._answers.move([(work, again)], "waits: the files of its model cannot be had now")
+                return
         if not refusal.needs_fresh_view:
             self._answers.refuse(work, refusal)
             return

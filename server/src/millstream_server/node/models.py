@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from millstream_server.core.artifacts import Artifacts, Signer
+from millstream_server.core.artifacts import Artifacts, Signer, Standing
 from millstream_server.core.errors import Failed, MillstreamError
 from millstream_server.core.model import ModelState, ModelVersion, decode_artifact_manifest
 from millstream_server.core.retention import builds_of_live_models
@@ -22,6 +22,9 @@ from millstream_server.node.pool import Pool
 
 LOOK_AGAIN_S = 30.0
 """Wait before the files of a damaged version are looked at again."""
+
+AWAY_LOOK_AGAIN_S = 3.0
+"""The same, where only the place of the files does not answer: requests wait for it."""
 
 VERIFIERS = 2
 
@@ -38,11 +41,12 @@ def verify(artifacts: Artifacts, signer: Signer, key: str, version: ModelVersion
     Runs in a thread. Nothing of the artifact is parsed before this has returned.
 
     Raises:
-        Failed: model_damaged, naming what differs.
+        Failed: model_damaged, naming what differs; key_unknown, key_retired.
+        Unavailable: artifacts_unavailable, its files cannot be had now.
     """
     signed = version.artifact
     if not signer.verify(signed.manifest.encode(), signed.signature, signed.key_id):
-        raise Failed("model_damaged", f"the manifest of {key} v{version.version} is not signed by a known key", where=version.location)
+        raise _not_proven(signer.standing(signed.key_id), key, version)
     manifest = decode_artifact_manifest(signed.manifest.encode())
     named = (f"{manifest.tenant}.{manifest.model}", manifest.version, manifest.build_id)
     if named != (key, version.version, version.build_id):
@@ -62,6 +66,19 @@ def verify(artifacts: Artifacts, signer: Signer, key: str, version: ModelVersion
             "model_damaged", f"{key} v{version.version} has a file that was not signed: {', '.join(sorted(found))}", where=str(folder)
         )
     return folder
+
+
+def _not_proven(standing: Standing, key: str, version: ModelVersion) -> Failed:
+    """Why the signature of a version does not count."""
+    key_id, named = version.artifact.key_id[:64], f"the manifest of {key} v{version.version}"
+    match standing:
+        case "retired":
+            return Failed("key_retired", f"{named} was signed by the key {key_id}, which is retired", where=version.location)
+        case "unknown":
+            return Failed("key_unknown", f"{named} was signed by the key {key_id!r}, which is not known here", where=version.location)
+        case "known":
+            said = f"the signature of {named} is not one of the key {key_id} over this text"
+            return Failed("model_damaged", said, where=version.location)
 
 
 class Models:
@@ -132,7 +149,7 @@ class Models:
         if (key, champion) in self._catalog.unusable:
             self._catalog.mark_usable(key, champion)
             version = self._catalog.version(key, champion)
-            pool = self._pool_of(version.package, version.build_id) if version is not None else None
+            pool = self._pool_of(version.build_id, key) if version is not None else None
             if pool is not None:
                 pool.forget(key, champion)
 
@@ -184,7 +201,7 @@ class Models:
 
     def unusable(self, key: str, number: int, code: str, reason: str) -> None:
         """A version cannot be used: do not route to it; fall back to the last good one. Its files are looked at again now and then."""
-        asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._look_again, key, number, code)
+        asyncio.get_running_loop().call_later(_look_again_s(code), self._look_again, key, number, code)
         if self._pending.get(key) == number:
             del self._pending[key]
         self._catalog.mark_unusable(key, number, code, reason)
@@ -207,7 +224,7 @@ class Models:
         try:
             await self.prepare(key, version)
         except (MillstreamError, OSError):
-            asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._look_again, key, version.version, code)
+            asyncio.get_running_loop().call_later(_look_again_s(code), self._look_again, key, version.version, code)
             return
         self._catalog.mark_usable(key, version.version)
         state = self._catalog.models.get(key)
@@ -233,8 +250,10 @@ class Models:
         return needed
 
     def _preload(self, key: str, version: ModelVersion) -> None:
-        pool = self._pool_of(version.package, version.build_id)
-        if pool is not None:
+        pool = self._pool_of(version.build_id, key)
+        if pool is not None and pool.tenant and pool.asleep:
+            self.loaded(key, version.version)  # nothing of it is loaded anywhere: its next request loads this version
+        elif pool is not None:
             pool.preload(key, version)
             if pool.has_loaded(key, version.version):  # it served a moment ago: no worker will say again that it has it
                 self.loaded(key, version.version)
@@ -255,6 +274,10 @@ class Models:
     def _forget(self, key: str, number: int) -> None:
         self._leaving.pop((key, number), None)
         version = self._catalog.version(key, number)
-        pool = self._pool_of(version.package, version.build_id) if version else None
+        pool = self._pool_of(version.build_id, key) if version else None
         if pool is not None and number not in (self._catalog.serving.get(key), self._pending.get(key)):
             pool.forget(key, number)
+
+
+def _look_again_s(code: str) -> float:
+    return AWAY_LOOK_AGAIN_S if code == "artifacts_unavailable" else LOOK_AGAIN_S

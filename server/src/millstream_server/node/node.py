@@ -46,7 +46,7 @@ from millstream_server.core.log import (
     TopicSpec,
 )
 from millstream_server.core.model import ModelState, ModelVersion, decode_model
-from millstream_server.core.release import Release, decode_package
+from millstream_server.core.release import PackageState, Release, decode_package
 from millstream_server.core.routing import Catalog
 from millstream_server.core.shares import Shares
 from millstream_server.core.status import Figures, encode_status
@@ -55,22 +55,27 @@ from millstream_server.core.work import Work
 from millstream_server.node.answers import Answerer, PoolEvents, unwritable
 from millstream_server.node.committer import CommitterThread, PoolState
 from millstream_server.node.company import agree_on_store, refuse_taken_name, row_of
+from millstream_server.node.comparing import Change, Comparer
+from millstream_server.node.confinement import Confinement
 from millstream_server.node.controller import Controller
 from millstream_server.node.counts import Counts
 from millstream_server.node.finish import Finish
 from millstream_server.node.followers import Follower
 from millstream_server.node.intake import Intake
 from millstream_server.node.logbook import Logbook, entry
+from millstream_server.node.mirror import Mirror, Mirroring
 from millstream_server.node.model_memory import ModelMemory
 from millstream_server.node.models import Models
 from millstream_server.node.outbox import GROUP as OUTBOX_GROUP
 from millstream_server.node.outbox import OutboxRelay
+from millstream_server.node.place import AT_ONCE_S, PlaceCheck
 from millstream_server.node.poller import Ledger, Poller
 from millstream_server.node.pool import Pool, PoolLimits
 from millstream_server.node.rates import Rates
 from millstream_server.node.releases import Installer, Releases
 from millstream_server.node.reporting import figures_of, lags_of, status_of
 from millstream_server.node.runs import RunLimits, Runs, answer_maker
+from millstream_server.node.tenants import Turns
 from millstream_server.node.troubles import Troubles
 
 INTAKE_TOPICS = (INPUT, RETRY_NOW, RETRY_SOON, RETRY_LATER)
@@ -102,6 +107,13 @@ class NodeSettings(msgspec.Struct, frozen=True):
     drain_timeout_s: float
     retention_ms: int
     reply_topics: tuple[str, ...]
+    isolation: str = "shared"
+    isolated_packages: tuple[str, ...] = ()
+    max_tenant_pools: int = 16
+
+    def isolates(self, package: str) -> bool:
+        """Whether each tenant of a package has a pool of its own."""
+        return self.isolation == "tenant" or package in self.isolated_packages
 
     @property
     def serves(self) -> bool:
@@ -161,14 +173,19 @@ class Node(PoolEvents):
         signer: Signer,
         installer: Installer,
         logbook: Logbook,
+        confinement: Confinement,
+        mirroring: Mirroring | None = None,
     ) -> None:
         self.settings = settings
+        self.confinement = confinement
         self.log = log
         self._open_store = open_store
         self.artifacts = artifacts
         self.signer = signer
         self.installer = installer
         self.logbook = logbook
+        self.mirroring = mirroring
+        self.mirror: Mirror | None = None
         self.instance = new_id(self._clock_ms())
         self.writer = f"{GROUP}.{settings.name}.{self.instance}"
         """The transactional id of this process's results: new at each start, so that it fences nobody but itself."""
@@ -177,7 +194,8 @@ class Node(PoolEvents):
         self.rates = Rates()
         self.counts = Counts()
         self.ledger = Ledger()
-        self.model_memory = ModelMemory(settings.models_memory_bytes, lambda: self.releases.pools())
+        self.model_memory = ModelMemory(settings.models_memory_bytes, lambda: [pool for pool in self.releases.pools() if pool.has_workers])
+        self.turns = Turns(settings.max_tenant_pools, lambda: self.releases.tenant_pools())
         self.accepting = False
         self.troubles = Troubles(logbook)
         self._reason = ""
@@ -232,6 +250,7 @@ class Node(PoolEvents):
         if starting.done():
             starting.result()
             on_ready(f"node {self.settings.name} accepts requests (pid {os.getpid()})")
+            self._say_confinement()
             self.logbook.write(entry("node_started", f"accepts requests after {(self._clock_ms() - self.started_ms) / 1000:.2f} s"))
             await stopping
             await self._end()
@@ -242,12 +261,19 @@ class Node(PoolEvents):
             raise self._error
         return 0
 
+    def _say_confinement(self) -> None:
+        found = self.confinement
+        mend = f"; mend: {found.mend}" if found.mend else ""
+        self.logbook.write(entry("sandbox", f"of workers: {found.said}{mend}", level="warning" if found.mend else "info"))
+
     async def _start(self) -> None:
         settings = self.settings
         if self.log.shared:  # its cluster may be away, or take long: status must show that meanwhile
             await self._open_shared_store()
         await self._reach_log()
         self._wire_serving()
+        if settings.trains:
+            placing = self._loop.create_task(PlaceCheck(self.artifacts, self.troubles.teller("artifacts")).run())
         self.follower.start()
         await self.follower.catch_up()
         self._caught_up = True
@@ -271,14 +297,30 @@ class Node(PoolEvents):
             self.poller.start()
             while not await asyncio.to_thread(self.poller.assigned.wait, 0.05):
                 continue  # in steps, so that a node that is told to stop meanwhile does
+        if settings.trains:
+            await self._place_checked(placing)
         self.accepting = True
         if not self.log.shared:
             self._spawn(self._report(), "status")
         self._spawn(self._control(), "controller")
+        self._spawn(Comparer(self.store, self.catalog, self._mend, self._mended).run(), "comparing with the store")
         self._spawn(self._maintain(), "maintenance")
+        if self.mirroring is not None:
+            tell = self.troubles.teller_from_thread(self._loop, "mirror")
+            self.mirror = Mirror(self.mirroring, self.store, self.artifacts, self.signer, settings.name, self._clock_ms, self.logbook, tell)
+            self._spawn(self.mirror.run(), "mirror")
         self._spawn(self.intake.submit_runs(), "intake of runs")
         if settings.trains:
             self._spawn(self.runs.run(), "runs")
+
+    async def _place_checked(self, placing: asyncio.Task[None]) -> None:
+        """A place that breaks its promises ends the node before it accepts anything; one that is away is asked on."""
+        await asyncio.wait((placing,), timeout=AT_ONCE_S)
+        if placing.done():
+            placing.result()
+            return
+        placing.add_done_callback(self._task_ended)
+        self._tasks.append(placing)
 
     async def _open_shared_store(self) -> None:
         """Try until the store answers, and report from then on."""
@@ -385,7 +427,7 @@ class Node(PoolEvents):
             self.catalog,
             self.artifacts,
             self.signer,
-            lambda _, build: self.releases.pool(build),
+            lambda build, key: self.releases.pool(build, key.partition(".")[0]),
             lambda build: self.releases.installed(build),
             self._switched,
         )
@@ -402,6 +444,7 @@ class Node(PoolEvents):
             loop,
             serves=settings.serves,
             drain_timeout_s=settings.drain_timeout_s,
+            isolates=settings.isolates,
         )
 
     def _wire_intake(self) -> None:
@@ -421,6 +464,7 @@ class Node(PoolEvents):
             self.relay.notify,
             self.troubles.teller("runs"),
             loop,
+            self.confinement,
         )
         self.intake = Intake(
             self.log.log_id,
@@ -473,6 +517,8 @@ class Node(PoolEvents):
         for task in self._tasks:
             if task.get_name() not in ("outbox", "runs"):
                 task.cancel()
+        if self.mirror is not None:
+            self.mirror.close()
         closing_runs = self._loop.create_task(self.runs.close(timeout_s))
         await self.releases.close(timeout_s)
         await asyncio.to_thread(self.committer.stop)
@@ -523,6 +569,29 @@ class Node(PoolEvents):
         self._untaken.pop(key, None)
         return self.models.drop(key)
 
+    def _mend(self, change: Change) -> None:
+        """The store says otherwise than the topics did: an event was lost, or the store is older than what it published."""
+        kind, name, state = change
+        known = (self.catalog.packages if kind == "package" else self.catalog.models).get(name)
+        was, stored = (f"revision {each.revision}" if each is not None else "nothing" for each in (known, state))
+        self.logbook.write(entry("corrected", f"{kind} {name}: the topics told {was}, the store has {stored}", level="warning"))
+        match state:
+            case ModelState():
+                self.catalog.correct_model(state)
+                self._untaken[name] = state
+            case PackageState():
+                self.catalog.correct_package(state)
+            case None if kind == "package":
+                self.catalog.forget_package(name)
+            case None:
+                self._untaken.pop(name, None)
+                self.models.drop(name)
+
+    def _mended(self) -> None:
+        self._take_models()
+        self.releases.reconcile()
+        self._releases_changed()
+
     def _take_models(self) -> None:
         """Serve what is newest of each model: the topic tells of older versions too, and none of them may answer on the way."""
         untaken, self._untaken = self._untaken, {}
@@ -568,8 +637,12 @@ class Node(PoolEvents):
 
     def _preload(self, pool: Pool) -> None:
         """Load what a pool will be asked for before it is."""
+        if pool.asleep:
+            return  # it has only shown that workers start; to load something would wake it, and it would show that again without end
         for key, number in self.catalog.serving.items():
             version = self.catalog.version(key, number)
+            if pool.tenant and not key.startswith(f"{pool.tenant}."):
+                continue
             if version is not None and version.build_id == pool.release.build_id:
                 pool.preload(key, version, if_it_fits=True)
 
@@ -654,17 +727,21 @@ class Node(PoolEvents):
 
     # --- questions of rooms ---------------------------------------------------------------------------------------------
 
-    def _make_pool(self, release: Release, python: Path) -> Pool:
+    def _make_pool(self, release: Release, python: Path, tenant: str) -> Pool:
+        limits = self.settings.pool
         return Pool(
             release,
             python,
             self.settings.work_folder,
-            self.settings.pool,
+            msgspec.structs.replace(limits, spare_workers=0) if tenant else limits,
             self.answers,
             self.models.prepare,
             self.catalog.version,
             self.model_memory,
             self._loop,
+            self.confinement,
+            tenant=tenant,
+            may_wake=self.turns.may_wake if tenant else lambda: True,
         )
 
     def _has_partition(self, number: int) -> bool:
@@ -678,8 +755,8 @@ class Node(PoolEvents):
 
     def _used(self, build_id: str) -> str:
         """What on this node still needs a build, for a reader; empty where nothing does."""
-        pool = self.releases.pool(build_id)
-        requests = self.intake.waiting(build_id) + (pool.backlog.count + pool.in_flight + pool.uncommitted if pool is not None else 0)
+        requests = self.intake.waiting(build_id)
+        requests += sum(pool.backlog.count + pool.in_flight + pool.uncommitted for pool in self.releases.pools_of(build_id))
         runs = self.runs.running(build_id)
         said = [f"{requests} requests"] if requests else []
         return " and ".join([*said, f"{runs} running attempts"] if runs else said)

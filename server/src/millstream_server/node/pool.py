@@ -27,6 +27,7 @@ from millstream_server.core.routing import Route
 from millstream_server.core.shares import Lately
 from millstream_server.core.status import WorkerStatus
 from millstream_server.core.work import Work
+from millstream_server.node.confinement import UNCONFINED, Confinement
 from millstream_server.node.model_memory import MOST_AHEAD, ModelMark, ModelMemory, Shelf
 from millstream_server.node.worker import Batch, Spawn, Worker
 
@@ -137,8 +138,14 @@ class Pool:
         find_version: Callable[[str, int], ModelVersion | None],
         memory: ModelMemory,
         loop: asyncio.AbstractEventLoop,
+        confinement: Confinement = UNCONFINED,
+        *,
+        tenant: str = "",
+        may_wake: Callable[[], bool] = lambda: True,
     ) -> None:
         self.release = release
+        self.tenant = tenant
+        """Whose requests alone it answers; empty: everybody's."""
         self.limits = limits
         self.backlog = Backlog(limits.max_batch_size, limits.max_batch_bytes)
         self.workers: list[Worker] = []
@@ -153,7 +160,11 @@ class Pool:
         self.broken = ""
         self.asleep = False
         """No workers are kept: nobody called this release for long. Its next request, or model to load, starts them again."""
-        self._spawn = Spawn(python, release.manifest.package, release.version, release.build_id, folder, limits.max_result_bytes)
+        self.woken_s = time.monotonic()
+        self._may_wake = may_wake
+        self._spawn = Spawn(
+            python, release.manifest.package, release.version, release.build_id, folder, limits.max_result_bytes, confinement
+        )
         self._answers = answers
         self._prepare = prepare
         self._find_version = find_version
@@ -369,7 +380,7 @@ class Pool:
         try:
             if version is None:
                 raise LookupError(f"version {number} of {key} is not known")
-            folder = await self._prepare(key, version)
+            folder = await worker.show(await self._prepare(key, version))
         except Exception as error:  # every failure becomes an answer to the requests that wait for this model
             self._refuse_model(key, number, error)
         else:
@@ -486,7 +497,7 @@ class Pool:
         if loading is not None:
             self._note_load_death(*loading, cause)
         if worker.hello is None or (not worker.ready and not worker.draining):
-            self._early_deaths += 1
+            self._early_deaths = len(RESTART_DELAYS_S) if worker.unspoken else self._early_deaths + 1
             if self._break_if_hopeless(f"its workers end before they are ready: {cause}"):
                 return
         if not self.has_ready_worker:
@@ -519,21 +530,37 @@ class Pool:
     # --- keeping workers ----------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Have workers again, if this pool sleeps; whatever waits for them is sent when they are ready."""
-        if self.asleep:
+        """Have workers again, if this pool sleeps and may wake; whatever waits for them is sent when they are ready."""
+        if self.asleep and not self._closing and not self.broken and self._may_wake():
             self.asleep = False
-            self.traffic_s = time.monotonic()
+            self.traffic_s = self.woken_s = time.monotonic()
             self.keep_workers()
 
     def _fall_asleep(self, now_s: float) -> None:
         """Give the memory of workers back where nothing was asked of them for long."""
-        idle = not self.backlog.count and not self.batches_in_flight and not self._preparing
-        if idle and not self.asleep and self.has_ready_worker and now_s - self.traffic_s > self.limits.sleep_after_s:
-            self.asleep = True
-            self._was_ready = False
-            for worker in self.workers:
-                worker.drain()
-            self._answers.pool_asleep(self)
+        if self.is_idle and not self.asleep and self.has_ready_worker and now_s - self.traffic_s > self.limits.sleep_after_s:
+            self.rest()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is asked of it now."""
+        return not self.backlog.count and not self.batches_in_flight and not self._preparing
+
+    def rest(self) -> None:
+        """Let every worker answer what it was sent and end; what waits, waits until this pool may wake."""
+        self.asleep = True
+        self._was_ready = False
+        for worker in self.workers:
+            worker.drain()
+        self._answers.pool_asleep(self)
+
+    def give_up(self, reason: str) -> None:
+        """Workers of this release cannot start, as was seen elsewhere: end these, and have what waits routed anew."""
+        if not self.broken:
+            self.broken = reason
+            for worker in list(self.workers):
+                worker.kill(reason)
+            self._answers.route_anew(self.backlog.drain())
 
     def keep_workers(self) -> None:
         """Start what is missing of the workers and the spare, unless the release is broken; slowly after early deaths."""
@@ -583,6 +610,10 @@ class Pool:
 
     def tick(self, now_ms: int) -> None:
         """Every 100 ms: end what runs too long or takes too much, expire what is late, keep the workers, send what stalled."""
+        if self.asleep and not self.workers and not self.backlog.count:
+            return  # as most of a thousand tenants' pools
+        if self.asleep and self.backlog.count:
+            self.wake()  # it might not when its requests came
         now_s = time.monotonic()
         for worker in list(self.workers):
             self._watch(worker, now_s, now_ms)
@@ -591,10 +622,10 @@ class Pool:
         self.pump()
 
     def _watch(self, worker: Worker, now_s: float, now_ms: int) -> None:
-        limit, rss_bytes = self.limits.worker_memory_bytes, worker.rss_bytes()
+        limit = self.limits.worker_memory_bytes
         if worker.ready and not worker.batches:
-            worker.shelf.measured(rss_bytes)
-        if limit and rss_bytes > limit:
+            worker.shelf.measured(worker.rss_bytes())
+        if limit and worker.exceeds(limit):
             worker.kill(f"it was killed by the memory limit of {limit // (1 << 20)} MiB")
         elif not worker.ready and now_s - worker.started_s > self.limits.ready_timeout_s:
             worker.kill(f"it was not ready within {self.limits.ready_timeout_s:g} s")
@@ -628,6 +659,10 @@ class Pool:
         return True
 
     @property
+    def has_workers(self) -> bool:
+        return bool(self.workers)
+
+    @property
     def has_ready_worker(self) -> bool:
         return any(w.ready and not w.draining for w in self.workers)
 
@@ -635,7 +670,7 @@ class Pool:
         """For `millstream status`."""
         now_s = time.monotonic()
         senders = self._senders()
-        return tuple(WorkerStatus(w.pid, _state(w, w in senders, now_s), len(w.shelf.models)) for w in self.workers)
+        return tuple(WorkerStatus(w.pid, _state(w, w in senders, now_s), len(w.shelf.models), self.tenant) for w in self.workers)
 
     @property
     def in_flight(self) -> int:

@@ -1,12 +1,8 @@
 """Which releases this node runs: from the shared state to installed environments and started pools, and back.
 
 Follows `ml.release` through `Catalog`. Builds what is current, being deployed, kept, or needed by a live model; one environment
-at a time, in a thread, at idle priority. Says of each
-
-    INSTALLING -> READY <-> ASLEEP -> DRAINING -> GONE
-              └-> BROKEN with the reason ----^
-
-READY means that a worker of it has imported its modules and waits, ASLEEP that nobody called it for long and its next request
+at a time, in a thread, at idle priority. Says of each which state of the table `core.states.ENVIRONMENT` it is in, and writes those
+states alone: READY means that a worker of it has imported its modules and waits, ASLEEP that nobody called it for long and its next request
 starts one. What is needed no more is drained and its disk given back, once no request or run here uses it. Lives on the loop.
 """
 
@@ -25,6 +21,7 @@ from millstream_server.core.errors import MillstreamError
 from millstream_server.core.keeping import is_left_over, is_needed
 from millstream_server.core.release import EnvironmentStatus, Release
 from millstream_server.core.routing import Catalog
+from millstream_server.core.states import ENVIRONMENT
 from millstream_server.node.logbook import Logbook, entry
 from millstream_server.node.pool import Pool
 
@@ -48,11 +45,18 @@ class Environment(Protocol):
     def prefix(self) -> Path: ...
 
 
+MOST_TENANTS = 5000
+"""Tenants of one release whose pools are remembered, asleep as they are."""
+
+
 class Installer(Protocol):
     """From a release to a ready environment; implemented by `environments.install`."""
 
     def ready(self, build_id: str) -> Environment | None:
         """The environment of a build if it stands complete on this machine."""
+
+    def settled(self, build_id: str, *, wait: bool) -> Environment | None:
+        """The same, but not where somebody is just removing it; to wait for that one blocks."""
 
     def install(
         self, release: Release, on_phase: Callable[[str, str], None] | None = None, *, cancel: threading.Event | None = None
@@ -92,6 +96,8 @@ class Installed(msgspec.Struct):
     phase: str = ""
     environment: object = None
     pool: object = None
+    """Of everybody; where each tenant has a pool, the one that proves that workers start."""
+    tenants: dict[str, Pool] = msgspec.field(default_factory=dict)
     since_s: float = 0.0
     used: str = ""
     cancelled: threading.Event = msgspec.field(default_factory=threading.Event)
@@ -99,7 +105,21 @@ class Installed(msgspec.Struct):
     @property
     def state(self) -> EnvironmentStatus:
         """Its status as it is told: a pool sleeps and wakes by itself."""
-        return "ASLEEP" if self.status == "READY" and isinstance(self.pool, Pool) and self.pool.asleep else self.status
+        pools = self.pools()
+        return "ASLEEP" if self.status == "READY" and pools and all(pool.asleep for pool in pools) else self.status
+
+    def pools(self) -> list[Pool]:
+        """Everybody's, and those of tenants."""
+        return [*([self.pool] if isinstance(self.pool, Pool) else []), *self.tenants.values()]
+
+    def become(self, status: EnvironmentStatus) -> None:
+        """Go to another state.
+
+        Raises:
+            ValueError: it cannot follow the one that it is in.
+        """
+        ENVIRONMENT.check(self.state, status, self.release.label)
+        self.status = status
 
 
 class Releases:
@@ -110,7 +130,7 @@ class Releases:
         catalog: Catalog,
         installer: Installer,
         logbook: Logbook,
-        make_pool: Callable[[Release, Path], Pool],
+        make_pool: Callable[[Release, Path, str], Pool],
         needed_builds: Callable[[], set[tuple[str, str]]],
         served_models: Callable[[str, str], int],
         used: Callable[[str], str],
@@ -120,6 +140,7 @@ class Releases:
         *,
         serves: bool,
         drain_timeout_s: float,
+        isolates: Callable[[str], bool],
     ) -> None:
         self._catalog = catalog
         self._installer = installer
@@ -133,6 +154,7 @@ class Releases:
         self._loop = loop
         self._serves = serves
         self._drain_timeout_s = drain_timeout_s
+        self._isolates = isolates
         self._installing: asyncio.Task[None] | None = None
         self._installed_now: Installed | None = None
         self._removing: set[asyncio.Task[None]] = set()
@@ -140,13 +162,40 @@ class Releases:
         self.builds: dict[str, Installed] = {}
         self.closing = False
 
-    def pool(self, build_id: str) -> Pool | None:
-        """The pool that takes requests for a build now."""
+    def pool(self, build_id: str, tenant: str) -> Pool | None:
+        """The pool that takes a tenant's requests for a build now; made asleep where each tenant has its own."""
         found = self.builds.get(build_id)
-        return found.pool if found is not None and isinstance(found.pool, Pool) and found.status != "DRAINING" else None
+        if found is None or not isinstance(found.pool, Pool) or found.status == "DRAINING":
+            return None
+        python = self.python(build_id)
+        if found.pool.broken or python is None or not self._isolates(found.release.manifest.package):
+            return found.pool
+        pool = found.tenants.get(tenant)
+        if pool is None:
+            self._forget_tenants(found)
+            pool = found.tenants[tenant] = self._make_pool(found.release, python, tenant)
+            pool.asleep = True
+        return pool
 
     def pools(self) -> list[Pool]:
-        return [b.pool for b in self.builds.values() if isinstance(b.pool, Pool)]
+        return [pool for installed in self.builds.values() for pool in installed.pools()]
+
+    def pools_of(self, build_id: str) -> list[Pool]:
+        """All pools of a build that is not being removed."""
+        found = self.builds.get(build_id)
+        return found.pools() if found is not None and found.status != "DRAINING" else []
+
+    def tenant_pools(self) -> list[Pool]:
+        """Those that answer one tenant each."""
+        return [pool for installed in self.builds.values() for pool in installed.tenants.values()]
+
+    @staticmethod
+    def _forget_tenants(installed: Installed) -> None:
+        """Anybody may name tenants without end, so those that sleep and are owed nothing are forgotten when there are too many."""
+        if len(installed.tenants) >= MOST_TENANTS:
+            for tenant, pool in list(installed.tenants.items()):
+                if pool.asleep and pool.is_idle and not pool.has_workers and not pool.uncommitted:
+                    del installed.tenants[tenant]
 
     def python(self, build_id: str) -> Path | None:
         """The interpreter of a build's environment, once that is installed."""
@@ -230,7 +279,7 @@ class Releases:
             else:
                 installed.used = self._used(build_id)
                 if not installed.used:
-                    installed.status = "DRAINING"
+                    installed.become("DRAINING")
                     self._remove_later(self._remove(installed))
         if now_s - self._looked_s > LOOK_AT_DISK_S:
             self._looked_s = now_s
@@ -250,8 +299,7 @@ class Releases:
     async def _remove(self, installed: Installed) -> None:
         build_id = installed.release.build_id
         self._say(installed, "release_draining", "needed no more; its workers end, its environment is removed")
-        if isinstance(installed.pool, Pool):
-            await installed.pool.close(self._drain_timeout_s)
+        await asyncio.gather(*(pool.close(self._drain_timeout_s) for pool in installed.pools()))
         self._give_up_workers(build_id)
         await self._remove_folder(build_id, installed.release)
         del self.builds[build_id]
@@ -280,7 +328,7 @@ class Releases:
     def _take_up(self, release: Release) -> None:
         installed = Installed(release, "INSTALLING", since_s=time.monotonic())
         self.builds[release.build_id] = installed
-        environment = self._installer.ready(release.build_id)
+        environment = self._installer.settled(release.build_id, wait=False)
         if environment is not None:
             self._start(installed, environment)
 
@@ -290,7 +338,7 @@ class Releases:
         if not self._serves:
             self._ready(installed)
             return
-        pool = self._make_pool(installed.release, environment.python)
+        pool = self._make_pool(installed.release, environment.python, "")
         installed.pool = pool
         if self._is_called(installed.release):
             pool.keep_workers()
@@ -301,7 +349,8 @@ class Releases:
     def _prove(self, installed: Installed) -> None:
         """A release that slept is deployed again: a worker of it must start before it is current."""
         assert isinstance(installed.pool, Pool)
-        installed.status, installed.phase, installed.since_s = "INSTALLING", "workers", time.monotonic()
+        installed.become("INSTALLING")
+        installed.phase, installed.since_s = "workers", time.monotonic()
         installed.pool.wake()
 
     def _install_next(self) -> None:
@@ -350,24 +399,30 @@ class Releases:
     def pool_ready(self, pool: Pool) -> None:
         """A worker of a pool is ready: so is the environment."""
         installed = self.builds.get(pool.release.build_id)
-        if installed is not None and installed.status != "READY":
+        if installed is not None and installed.status not in ("READY", "DRAINING"):
             self._ready(installed)
+        if self._isolates(pool.release.manifest.package) and not pool.tenant:
+            pool.rest()  # it has shown that workers start; tenants wake their own
 
     def _ready(self, installed: Installed) -> None:
-        installed.status, installed.reason, installed.phase = "READY", "", ""
+        installed.become("READY")
+        installed.reason = installed.mend = installed.phase = ""
         self._say(installed, "release_ready", f"{installed.state} after {time.monotonic() - installed.since_s:.1f} s")
         self._changed()
 
     def break_build(self, installed: Installed, reason: str, mend: str) -> None:
         """This build cannot run here; others serve on."""
-        installed.status, installed.reason, installed.mend, installed.phase = "BROKEN", reason, mend, ""
+        installed.become("BROKEN")
+        installed.reason, installed.mend, installed.phase = reason, mend, ""
         installed.since_s = time.monotonic()
         self._say(installed, "release_broken", reason, "error")
         self._changed()
 
     def pool_broken(self, pool: Pool, reason: str) -> None:
         installed = self.builds.get(pool.release.build_id)
-        if installed is not None:
+        if installed is not None and installed.status != "DRAINING":
+            for other in installed.pools():
+                other.give_up(reason)
             self.break_build(installed, reason, "see: millstream logs --release " + installed.release.label)
 
     def _say(self, installed: Installed, event: str, message: str, level: str = "info") -> None:

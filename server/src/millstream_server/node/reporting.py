@@ -64,6 +64,9 @@ def status_of(node: Node) -> NodeStatus:
         tuple(_row(node, build_id, installed) for build_id, installed in node.releases.builds.items()),
         _log_status(node),
         node.models.latest(),
+        node.confinement.said,
+        node.confinement.mend,
+        node.mirror.status() if node.mirror is not None else None,
     )
 
 
@@ -77,7 +80,7 @@ def _status_while_starting(node: Node) -> NodeStatus:
 
 
 def _row(node: Node, build_id: str, installed: Installed) -> ReleaseStatusRow:
-    release, pool, python = installed.release, node.releases.pool(build_id), node.releases.python(build_id)
+    release, pools, python = installed.release, node.releases.pools_of(build_id), node.releases.python(build_id)
     package = release.manifest.package
     answered, per_s, p99_ms, error, mend = node.rates.read(build_id)
     known = node.catalog.packages.get(package)
@@ -90,10 +93,10 @@ def _row(node: Node, build_id: str, installed: Installed) -> ReleaseStatusRow:
         installed.reason or (f"kept for {installed.used}" if installed.used else ""),
         shared.status if shared else "",
         installed.phase,
-        pool.worker_statuses() if pool else (),
+        tuple(status for pool in pools for status in pool.worker_statuses()),
         node.models.count(package, build_id),
-        pool.backlog.count if pool else 0,
-        pool.in_flight if pool else 0,
+        sum(pool.backlog.count for pool in pools),
+        sum(pool.in_flight for pool in pools),
         per_s,
         p99_ms,
         answered,
@@ -101,6 +104,7 @@ def _row(node: Node, build_id: str, installed: Installed) -> ReleaseStatusRow:
         mend,
         str(python.parent.parent) if python else "",
         release.deployed_ms,
+        installed.mend,
     )
 
 

@@ -9,6 +9,10 @@ Longer than other modules: one attempt is one story from claim to answer, told i
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
+import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +23,7 @@ from millstream import wire
 from millstream_server.core.artifacts import Artifacts, Signer
 from millstream_server.core.echo import answer_record
 from millstream_server.core.errors import MillstreamError, Unavailable
+from millstream_server.core.gate import Bound, held_back
 from millstream_server.core.log import Outgoing
 from millstream_server.core.model import (
     ArtifactManifest,
@@ -28,7 +33,7 @@ from millstream_server.core.model import (
     add_version,
     encode_artifact_manifest,
 )
-from millstream_server.core.names import model_key
+from millstream_server.core.names import is_name, model_key
 from millstream_server.core.release import PipelineSpec, Release
 from millstream_server.core.request import Origin
 from millstream_server.core.result import Durations, RecordRef, Result, ResultError, Status, encode_result
@@ -36,6 +41,7 @@ from millstream_server.core.retry import dead_letter, replayed
 from millstream_server.core.run import EXPIRED_MESSAGE, AttemptEnd, Run, RunRequest, RunStep
 from millstream_server.core.store import AnswerMaker, RunEnd, Store
 from millstream_server.node.answers import mend_of
+from millstream_server.node.confinement import UNCONFINED, Confinement
 from millstream_server.node.logbook import Logbook, entry
 from millstream_server.node.models import verify
 from millstream_server.node.worker import Spawn, Worker
@@ -43,11 +49,23 @@ from millstream_server.node.worker import Spawn, Worker
 MOST_NAMES, LONGEST_NAME = 1000, 200
 """Metrics, or steps, that a run records, and the characters of a name."""
 
+MOST_CALLS = 64
+"""What a run may ask the node for at once."""
+
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+"""A version that a run asks for."""
+
 MOST_PARAMS_BYTES = 16 * 1024
 """Parameters that a model version carries: its state travels in one record. The run has them whole."""
 
 CANCEL_GRACE_S = 5.0
 """How long pipeline code has to stop by itself after a cancel."""
+
+SEAL_PATIENCE_S, SEAL_AGAIN_S = 900.0, 3.0
+"""How long a trained model waits for a place of its files that does not answer, and how often that is asked."""
+
+START_AGAIN_S = 5.0
+"""Wait after a worker could not be started: a full disk must not use up all attempts of all runs at once."""
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -75,6 +93,8 @@ def answer_maker(node: str, clock_ms: Callable[[], int]) -> AnswerMaker:
         body = {"run": run.run, "metrics": run.metrics} | (
             {"model": model_key(run.tenant, run.model), "version": run.model_version} if run.model_version else {}
         )
+        if run.held_back:
+            body["held_back"] = run.held_back
         result = Result(
             request.request_id,
             run.pipeline,
@@ -130,6 +150,15 @@ def _error_of(run: Run, request: RunRequest) -> ResultError:
     return ResultError(run.error_code, message, path, mend_of(run.error_code, request.request_id, run.package, path, message))
 
 
+def _spoken_version(state: ModelState) -> str:
+    """The newest version of a state that a training made, and what answers where its gate held it back."""
+    made = state.find(state.newest_version)
+    if made is None or not made.held_back:
+        return f", {state.key} v{state.champion}"
+    answers = f"v{state.champion} answers on" if state.champion else "no version answers"
+    return f", {state.key} v{made.version} is held back, {answers}: {made.held_back}"
+
+
 def split(message: str) -> tuple[str, str]:
     """A run's error message carries its JSON path behind a tab; part them."""
     said, _, path = message.partition("\t")
@@ -161,6 +190,7 @@ class Runs:
         published: Callable[[], None],
         trouble: Callable[[str], None],
         loop: asyncio.AbstractEventLoop,
+        confinement: Confinement = UNCONFINED,
     ) -> None:
         self.node = node
         self.store = store
@@ -177,9 +207,11 @@ class Runs:
         self.closing = False
         self._builds = builds
         self._work_folder = work_folder
+        self._confinement = confinement
         self._fresh: dict[str, FreshWorker] = {}
         self._wake = asyncio.Event()
         self._queued_hint = 0
+        self._start_again_s = 0.0
 
     def submitted(self) -> None:
         """A run was written to the store: look for it now."""
@@ -235,7 +267,7 @@ class Runs:
 
     async def _claim_one(self) -> bool:
         builds = self._builds()
-        if not builds or len(self.active) >= self.limits.slots:
+        if not builds or len(self.active) >= self.limits.slots or self.loop.time() < self._start_again_s:
             return False
         offered = {
             package: (release.version, release.build_id, release.manifest.python, release.manifest.lock_sha256)
@@ -247,12 +279,26 @@ class Runs:
             return False
         self._queued_hint = max(0, self._queued_hint - 1)
         release, python = builds[run.package]
-        active = ActiveRun(self, run, release, self._worker_for(release, python))
+        try:
+            fresh = self._worker_for(release, python)
+        except OSError as error:  # no space, no more processes or files: this attempt is over, the node answers on
+            await self._not_started(run, error)
+            return False
+        active = ActiveRun(self, run, release, fresh)
         self.active[run.run] = active
         active.task = self.loop.create_task(self._live(active))
         if self._queued_hint:
             self._warm(release, python)
         return True
+
+    async def _not_started(self, run: Run, error: OSError) -> None:
+        """End an attempt whose worker could not be started; another one, here or elsewhere, comes with the next look."""
+        self._start_again_s = self.loop.time() + START_AGAIN_S
+        reason = f"its worker cannot be started on {self.node}: {error}"
+        self._trouble(f"run {run.run}: {reason}")
+        ended = RunEnd("crashed", reason, "internal", reason)
+        await asyncio.to_thread(self.store.end_attempt, run.run, run.attempt, ended, self.answers, self.clock_ms())
+        self.published()
 
     async def _live(self, active: ActiveRun) -> None:
         try:
@@ -280,17 +326,21 @@ class Runs:
     def _warm(self, release: Release, python: Path) -> None:
         """Start the next run's worker while this one runs, so that its imports cost no time."""
         if release.build_id not in self._fresh and not self.closing:
-            self._fresh[release.build_id] = self._start(release, python)
+            with contextlib.suppress(OSError):  # the next run tries it itself, and tells
+                self._fresh[release.build_id] = self._start(release, python)
 
     def _start(self, release: Release, python: Path) -> FreshWorker:
-        spawn = Spawn(python, release.manifest.package, release.version, release.build_id, self._work_folder, self.limits.max_result_bytes)
+        manifest, most_bytes = release.manifest, self.limits.max_result_bytes
+        spawn = Spawn(
+            python, manifest.package, release.version, release.build_id, self._work_folder, most_bytes, self._confinement, run=True
+        )
         return FreshWorker(spawn, self.loop)
 
     def tick(self) -> None:
         """Every 100 ms: limits of running workers."""
         limit = self.limits.worker_memory_bytes
         for run in self.active.values():
-            if limit and run.fresh.worker.rss_bytes() > limit:
+            if limit and run.fresh.worker.exceeds(limit):
                 run.fresh.worker.kill(f"it was killed by the memory limit of {limit // (1 << 20)} MiB")
 
 
@@ -345,6 +395,8 @@ class ActiveRun:
         self._lost = False
         self._cancel_asked = False
         self._too_many: set[str] = set()
+        self._answering: set[asyncio.Task[None]] = set()
+        fresh.worker.own.kept = True
 
     def lose(self) -> None:
         """This node gives the attempt up."""
@@ -371,9 +423,11 @@ class ActiveRun:
             outcome = await self._execute(spec, staged)
             await self._conclude(outcome, staged)
         except MillstreamError as error:
-            await self._end(RunEnd("failed", error.message, error.code, error.message))
+            if not await self._end(RunEnd("failed", error.message, error.code, error.message)):
+                self._say_fenced()
         except Exception as error:  # the platform's own failure, such as a full disk: the attempt is over, the run is not
-            await self._end(RunEnd("crashed", repr(error), "internal", f"the platform failed: {error!r}"))
+            if not await self._end(RunEnd("crashed", repr(error), "internal", f"the platform failed: {error!r}")):
+                self._say_fenced()
         finally:
             renewing.cancel()
             self.fresh.worker.drain()
@@ -381,6 +435,9 @@ class ActiveRun:
                 self._runs.loop.call_later(2.0, self.fresh.worker.kill, "it did not end after its run")
             if staged is not None:
                 await asyncio.to_thread(self._runs.artifacts.discard, staged)
+            self.fresh.worker.own.kept = False
+            if self.fresh.exited:
+                await asyncio.to_thread(self.fresh.worker.own.remove)
 
     # --- the worker's part ----------------------------------------------------------------------------------------------
 
@@ -405,7 +462,7 @@ class ActiveRun:
                             [row],
                             model_key(self.run.tenant, self.run.model) if self.run.model else "",
                             0,
-                            wire.RunContext(self.run.run, self.run.attempt, str(staged)),
+                            wire.RunContext(self.run.run, self.run.attempt, str(worker.own.out or staged)),
                         )
                     )
                     await _first(fresh.results, fresh.ended)
@@ -431,13 +488,13 @@ class ActiveRun:
                 took = f" in {message.seconds:.2f} s" if message.status != "running" else ""
                 self._say("step", f"{message.name} {message.status}{took}")
             case wire.Metric():
-                if self._keeps(self._metrics, message.name, "metrics"):
+                if math.isfinite(message.value) and self._keeps(self._metrics, message.name, "metrics"):  # the SDK refuses others
                     self._metrics[message.name] = message.value
                     self._dirty = True
             case wire.Log():
                 self._say("author", message.message, message.level)
             case wire.Call():
-                self._runs.loop.create_task(self._answer(message))
+                self._begin_answer(message)
             case str():
                 self._say("author", message)
             case _:
@@ -452,23 +509,34 @@ class ActiveRun:
             self._say(what, f"{name[:LONGEST_NAME]!r} and others are not recorded: a run has up to {MOST_NAMES} {what}", "warning")
         return False
 
+    def _begin_answer(self, call: wire.Call) -> None:
+        if len(self._answering) >= MOST_CALLS:  # each takes a thread that leases of other runs are renewed in
+            self.fresh.worker.kill(f"it asked for more than {MOST_CALLS} things at once")
+            return
+        task = self._runs.loop.create_task(self._answer(call))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
     async def _answer(self, call: wire.Call) -> None:
         """A run asks for the files of a model version of its own tenant."""
         try:
-            folder = await asyncio.to_thread(self._artifact, call)
+            folder = await self.fresh.worker.show(await asyncio.to_thread(self._artifact, call))
         except MillstreamError as error:
             self.fresh.worker.send(wire.Answer(call.call, "", wire.WireError(error.code, error.message)))
+        except Exception as error:  # pipeline code chose what was asked: whatever comes of that is its answer, and never ends the node
+            self.fresh.worker.send(wire.Answer(call.call, "", wire.WireError("internal", f"the platform failed: {error!r}")))
         else:
             self.fresh.worker.send(wire.Answer(call.call, str(folder)))
 
     def _artifact(self, call: wire.Call) -> Path:
         name = call.params.get("model") or self.run.model
-        state = self._runs.store.model(self.run.tenant, name)
+        state = self._runs.store.model(self.run.tenant, name) if is_name(name) else None
         wanted = call.params.get("version", "champion")
-        number = 0 if state is None else (state.champion if wanted in ("champion", "0", "") else int(wanted) if wanted.isdigit() else 0)
+        champion = 0 if state is None else state.champion
+        number = champion if wanted in ("champion", "0", "") else int(wanted) if _VERSION.fullmatch(wanted) else 0
         version = state.find(number) if state is not None else None
         if call.method != "artifact" or version is None:
-            raise Unavailable("unknown_model", f"tenant {self.run.tenant} has no version {wanted} of model {name}")
+            raise Unavailable("unknown_model", f"tenant {self.run.tenant} has no version {wanted[:100]} of model {name[:100]}")
         return verify(self._runs.artifacts, self._runs.signer, model_key(self.run.tenant, name), version)
 
     # --- the store's part -----------------------------------------------------------------------------------------------
@@ -502,7 +570,8 @@ class ActiveRun:
             end, code, reason = outcome
             if end == "timed_out" and self.run.deadline_ms and self._runs.clock_ms() >= self.run.deadline_ms:
                 end, code = "cancelled", "expired"
-            await self._end(RunEnd(end, reason, code, reason, dict(self._metrics), tuple(self._steps.values())))
+            if not await self._end(RunEnd(end, reason, code, reason, dict(self._metrics), tuple(self._steps.values()))):
+                self._say_fenced()
             return
         error = outcome.error
         if error is not None:
@@ -511,14 +580,18 @@ class ActiveRun:
             end = "cancelled" if outcome.status == "cancelled" or self._cancel_asked else "failed"
             message = f"{error.message}\t{error.path}" if error.path else error.message
             code = "cancelled" if end == "cancelled" else error.code
-            await self._end(RunEnd(end, error.message, code, message, dict(self._metrics), tuple(self._steps.values())))
+            if not await self._end(RunEnd(end, error.message, code, message, dict(self._metrics), tuple(self._steps.values()))):
+                self._say_fenced()
             return
         await self._succeed(staged)
 
     async def _succeed(self, staged: Path) -> None:
         """Seal the files and end the run with its model version; another version that came between is no conflict, it is next."""
         runs = self._runs
-        location = await asyncio.to_thread(runs.artifacts.seal, staged) if self.run.model else ""
+        await asyncio.to_thread(self.fresh.worker.own.take_out, staged)
+        location = await self._seal(staged) if self.run.model else ""
+        if location is None:
+            return
         while True:
             state = await asyncio.to_thread(self._next_state, location) if self.run.model else None
             ended = RunEnd("succeeded", "", "", "", dict(self._metrics), tuple(self._steps.values()), state)
@@ -526,12 +599,36 @@ class ActiveRun:
                 return
             stored = await asyncio.to_thread(runs.store.run, self.run.run)
             if stored is None or stored.attempt != self.run.attempt or stored.state != "RUNNING":
-                return  # fenced: another attempt has the run
+                self._say_fenced()
+                return
+
+    async def _seal(self, staged: Path) -> str | None:
+        """Bring the model's files where they are kept, as soon as that place answers; None where the attempt ended instead.
+
+        The lease is renewed meanwhile. After `SEAL_PATIENCE_S` the attempt counts as crashed: another node may reach what this one cannot.
+        """
+        until_s = time.monotonic() + SEAL_PATIENCE_S
+        while True:
+            try:
+                return await asyncio.to_thread(self._runs.artifacts.seal, staged)
+            except Unavailable as error:
+                if error.code != "artifacts_unavailable":
+                    raise
+                self._say("seal", f"the model's files wait here: {error.message}", "warning")
+                if self._cancel_asked or self._lost:
+                    end: AttemptEnd = "lost" if self._lost else "cancelled"
+                    await self._end(RunEnd(end, error.message, end, error.message))
+                    return None
+                if time.monotonic() > until_s:
+                    await self._end(RunEnd("crashed", error.message, error.code, error.message))
+                    return None
+                await asyncio.sleep(SEAL_AGAIN_S)
 
     def _next_state(self, location: str) -> ModelState:
-        """The model's state with the new version as champion, its manifest hashed and signed."""
+        """The model's state with the new version, which is champion unless its gate holds it back; its manifest hashed and signed."""
         runs, run, release = self._runs, self.run, self.release
         state = runs.store.model(run.tenant, run.model) or ModelState(run.tenant, run.model)
+        champion = state.find(state.champion)
         number, now_ms = state.next_version, runs.clock_ms()
         files = runs.artifacts.hash_files(runs.artifacts.fetch(location))
         manifest = ArtifactManifest(
@@ -552,8 +649,12 @@ class ActiveRun:
             dict(self._metrics),
             run.params.decode("utf-8", "replace") if len(run.params) <= MOST_PARAMS_BYTES else "{}",
             sum(f.size_bytes for f in files),
+            held_back(self._gate(), self._metrics, None if champion is None else champion.metrics) or msgspec.UNSET,
         )
         return add_version(state, version)
+
+    def _gate(self) -> tuple[Bound, ...]:
+        return next((spec.gate or () for spec in self.release.manifest.pipelines if spec.name == self.run.pipeline), ())
 
     async def _end(self, ended: RunEnd) -> bool:
         """Write the attempt's end; false where it was refused (fenced, or the model's revision moved)."""
@@ -571,9 +672,13 @@ class ActiveRun:
             return False
         runs.published()
         detail = f": {ended.error_code or ended.detail} {ended.detail}" if ended.end != "succeeded" else ""
-        version = f", {ended.model.key} v{ended.model.champion}" if ended.model else ""
-        self._say("run_ended", f"{state} ({ended.end}){version}{detail}", "info" if ended.end == "succeeded" else "warning")
+        made = _spoken_version(ended.model) if ended.model else ""
+        self._say("run_ended", f"{state} ({ended.end}){made}{detail}", "info" if ended.end == "succeeded" else "warning")
         return True
+
+    def _say_fenced(self) -> None:
+        """This node was held up for longer than its lease, and what it did meanwhile counts for nothing."""
+        self._say("run_fenced", f"attempt {self.run.attempt} changes nothing: the run was taken over, or ended, without it", "warning")
 
     def _say(self, event: str, message: str, level: str = "info") -> None:
         run = self.run

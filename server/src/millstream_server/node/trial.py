@@ -76,11 +76,13 @@ async def attempt(spawn: Spawn, trial: Trial, limits: Limits, hear: Callable[[wi
         started_s = await asked.wait(asked.ready, limits.ready_timeout_s, "was not ready")
         loaded_s = 0.0
         if trial.model is not None:
-            asked.worker.load(trial.model.key, trial.model.version, trial.model.folder, 0)
+            asked.worker.load(trial.model.key, trial.model.version, await asked.worker.show(trial.model.folder), 0)
             loaded_s = (await asked.wait(asked.loaded, limits.ready_timeout_s, "did not load its model")).seconds
         asked.ask()
         results = await asked.wait(asked.results, limits.timeout_s, "did not return")
         seconds = {"start": started_s, "load": loaded_s, "run": results.run_s, "total": time.monotonic() - began_s}
+        if trial.folder is not None:
+            asked.worker.own.take_out(trial.folder)
         return Tried(results.outcomes[0], {name: round(took, 6) for name, took in seconds.items()})
     finally:
         watching.cancel()
@@ -104,7 +106,7 @@ class _Asked:
     def ask(self) -> None:
         """Send the request."""
         trial, model = self._trial, self._trial.model
-        run = wire.RunContext(trial.row.id, 1, str(trial.folder)) if trial.folder is not None else None
+        run = wire.RunContext(trial.row.id, 1, str(self.worker.own.out or trial.folder)) if trial.folder is not None else None
         key, version = (model.key, model.version) if model is not None else ("", 0)
         self.worker.send(wire.Execute(1, trial.pipeline, [trial.row], key, version, run))
 
@@ -128,7 +130,7 @@ class _Asked:
     async def watch(self, memory_bytes: int) -> None:
         """End a worker that takes more than it may."""
         while memory_bytes:
-            if self.worker.rss_bytes() > memory_bytes:
+            if self.worker.exceeds(memory_bytes):
                 self.worker.kill(f"it was killed by the memory limit of {memory_bytes // (1 << 20)} MiB")
             await asyncio.sleep(WATCH_S)
 
@@ -178,7 +180,7 @@ class _Asked:
         try:
             if call.method != "artifact" or self._trial.artifact is None:
                 raise Failed("unknown_model", f"nothing here answers {call.method}")
-            folder = await asyncio.to_thread(self._trial.artifact, call.params)
+            folder = await self.worker.show(await asyncio.to_thread(self._trial.artifact, call.params))
         except MillstreamError as error:
             self.worker.send(wire.Answer(call.call, "", wire.WireError(error.code, error.message)))
         else:

@@ -1,32 +1,48 @@
 """One worker process as the node sees it: started by exec, spoken to in frames, watched by pidfd and socket end.
 
 Lives on the node's event loop; nothing here blocks. What the worker says is handed to a `WorkerListener`. A worker gets a
-scrubbed environment, a session of its own and no credential; its standard output and error come back as log lines.
+scrubbed environment, a session of its own and no credential, and is confined as `confinement` says; its standard output and error
+come back as log lines.
+
+A confined worker is the grandchild of this process: bubblewrap stands between, outside and inside of the namespace, and all three end
+with any one of them. The outer one is watched, because its end comes last and carries the worker's exit code; signals and measurements
+aim at the worker.
+
+Longer than other modules: the life of one process, from its start to its last line, on one page.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 from millstream import wire
 
+from millstream_server import __version__
 from millstream_server.core.batching import Lane
+from millstream_server.core.errors import Unavailable
 from millstream_server.core.work import Work
+from millstream_server.node.confinement import UNCONFINED, Confinement
 from millstream_server.node.model_memory import Shelf
+from millstream_server.node.sandbox import TMP
 
 _SOCKET_BUFFER_BYTES = 1 << 20
 _MAX_LINE_BYTES = 16 * 1024
 _MAX_LINES_A_SECOND = 1000
 _MAX_REST_BYTES = 1 << 20
+
+_LOOKS_AT_CHILDREN = 10
+"""Every so often, of looks at the memory of a worker in no control group, its children are looked for."""
 
 SOCKET_GRACE_S = 0.5
 """How long a process may live on after its socket closed."""
@@ -42,6 +58,9 @@ class Spawn(msgspec.Struct, frozen=True):
     folder: Path
     """Working and temporary folder of the process."""
     max_result_bytes: int
+    confinement: Confinement = UNCONFINED
+    run: bool = False
+    """Whether it is for one attempt of a run, which may have the network and leaves files."""
 
 
 class Batch:
@@ -82,7 +101,9 @@ class WorkerListener(Protocol):
 class Worker(asyncio.Protocol):
     """A started worker process. `kill_cause`, when set before it dies, tells why the node ended it."""
 
-    def __init__(self, spawn: Spawn, listener: WorkerListener, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, spawn: Spawn, listener: WorkerListener, loop: asyncio.AbstractEventLoop, spoken: Mapping[str, wire.WireVersion] = wire.SPOKEN
+    ) -> None:
         self.spawn = spawn
         self.listener = listener
         self.hello: wire.Hello | None = None
@@ -97,22 +118,35 @@ class Worker(asyncio.Protocol):
         self.exclusive = False
         self.draining = False
         self.kill_cause = ""
+        self.unspoken = ""
+        """Why this node cannot speak to the worker's SDK; a further worker of the same environment would be no other."""
         self.started_s = time.monotonic()
         self._loop = loop
         self._splitter = wire.Splitter()
+        self._spoken = spoken
+        self._version: wire.WireVersion | None = None
+        """The wire version of the worker's SDK; None until it has said HELLO, and what is to be sent waits in `_unsent`."""
+        self._unsent: list[wire.FromNode] = []
         self._transport: asyncio.Transport | None = None
         self._output = bytearray()
         self._line_second = self._lines_told = self._lines_dropped = 0
         self._exited = False
         self._closed = False
         self._reported = False
-        self._process, self._socket = _start(spawn)
+        self._shown: dict[tuple[str, int], Path] = {}
+        self._loading_folders: deque[Path] = deque()
+        self._hidden: set[Path] = set()
+        """Of models whose LOAD is not answered and that are to be unloaded already: their files are needed until it is."""
+        self._looks = 0
+        self.own = spawn.confinement.own(spawn.folder, run=spawn.run)
+        self._process, self._socket = self._start()
         self.pid = self._process.pid
+        """Of the worker itself; where it is confined, of what starts it until it has said HELLO."""
         stdout = self._process.stdout
         assert stdout is not None
         self._stdout_fd = stdout.fileno()
         os.set_blocking(self._stdout_fd, False)
-        self._pidfd = os.pidfd_open(self.pid)
+        self._pidfd = os.pidfd_open(self._process.pid)
         loop.add_reader(self._stdout_fd, self._read_output)
         loop.add_reader(self._pidfd, self._on_process_end)
         self._connecting = loop.create_task(self._connect())
@@ -127,30 +161,60 @@ class Worker(asyncio.Protocol):
         """Whether the worker loads a model now, rather than running a batch that was sent before."""
         return bool(self.loading) and (not self.batches or self.batches[0].after_loads > self.loads_sent - len(self.loading))
 
+    @property
+    def is_confined(self) -> bool:
+        """Whether it sees only what it was given: paths of the node mean nothing to it."""
+        return self.spawn.confinement.sandbox is not None
+
+    async def show(self, folder: Path) -> Path:
+        """Let the worker read the files of a flat folder; where it finds them.
+
+        Raises:
+            Unavailable: no_space, they cannot be put where it sees them.
+        """
+        if not self.is_confined:
+            return folder
+        try:
+            return await asyncio.to_thread(self.own.show, folder)
+        except OSError as error:
+            if self._exited:
+                return folder  # nobody reads them: its folder is gone with it
+            raise Unavailable("no_space", f"the files of a model cannot be shown to worker {self.pid}: {error}") from error
+
     def load(self, key: str, version: int, folder: Path, expected_bytes: int) -> None:
-        """Ask for a model version; batches that are sent later are run after it."""
+        """Ask for a model version whose files it can see; batches that are sent later are run after it."""
         self.shelf.load((key, version), expected_bytes, time.monotonic())
         if not self.loading and not self.batches:
             self.turned_s = time.monotonic()
         self.loads_sent += 1
         self.loading.append((key, version))
+        self._loading_folders.append(folder)
+        self._shown[key, version] = folder
         self.send(wire.Load(key, version, str(folder)))
 
     def unload(self, key: str, version: int) -> None:
         """Have a model version forgotten, after the batches that were sent before."""
         if self.shelf.unload((key, version)):
             self.send(wire.Unload(key, version))
+            folder = self._shown.pop((key, version))
+            if folder in self._loading_folders:
+                self._hidden.add(folder)
+            else:
+                self.own.hide(folder)
 
     def send(self, *messages: wire.FromNode) -> None:
         """Queue frames to the worker in one write; what is sent to one that is gone is dropped (its end is reported apart)."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(wire.frame(wire.encode(message)) for message in messages))
+        if self._version is None:
+            self._unsent += messages
+        elif self._transport is not None and not self._transport.is_closing():
+            encode = self._version.encode
+            self._transport.write(b"".join(wire.frame(encode(message)) for message in messages))
 
     def kill(self, cause: str) -> None:
         """End the process and whatever it started, now; `cause` is what its requests are told."""
         if not self._exited:
             self.kill_cause = self.kill_cause or cause
-            _kill_group(self.pid)
+            _kill_group(self._process.pid)
 
     def drain(self) -> None:
         """Ask the worker to end when it has answered what it was sent."""
@@ -159,11 +223,18 @@ class Worker(asyncio.Protocol):
 
     def rss_bytes(self) -> int:
         """Resident memory of the process now, 0 when it is gone."""
-        try:
-            with open(f"/proc/{self.pid}/statm", "rb") as statm:
-                return int(statm.read().split()[1]) * _PAGE_BYTES
-        except (OSError, IndexError):
-            return 0  # it ended between two looks
+        return _rss_bytes(self.pid)
+
+    def exceeds(self, limit_bytes: int) -> bool:
+        """Whether the process and all that it started have more resident memory. Those that it started are looked for now and then
+        only, where no control group tells of them."""
+        group = self.own.group
+        self._looks += 1
+        if group is None and self._looks % _LOOKS_AT_CHILDREN:
+            return self.rss_bytes() > limit_bytes
+        pids = group.pids() if group is not None else _family(self._process.pid)
+        # What forked processes share counts for each of them first; only where that is too much is it asked for by shares, which is slow.
+        return sum(map(_rss_bytes, pids)) > limit_bytes and sum(map(_share_bytes, pids)) > limit_bytes
 
     # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
@@ -177,15 +248,33 @@ class Worker(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             bodies = self._splitter.feed(data)
-            messages = [wire.decode_from_worker(body) for body in bodies]
+            if self._version is None and bodies and not self._open(wire.read_opening(bodies[0])):
+                return
+            version = self._version
+            messages = [version.decode(body) for body in bodies] if version is not None else []
         except (wire.FrameTooLarge, msgspec.DecodeError) as error:
-            self.kill(f"it broke the protocol: {error}")
+            of = f" of wire {self._version.name}" if self._version is not None else ", which begins with HELLO"
+            self.kill(f"it broke the protocol{of}: {error}")
             return
         for message in messages:
             try:
                 self._take(message)
             except Exception as error:  # a defect of ours: the transport would swallow it, and the requests with it
                 self._loop.call_exception_handler({"message": f"worker {self.pid} said {type(message).__name__}", "exception": error})
+
+    def _open(self, opening: wire.Opening) -> bool:
+        """Find how this worker speaks, and send what waited for that; false where this node does not speak so."""
+        self._version = self._spoken.get(opening.wire)
+        if self._version is None:
+            self.unspoken = (
+                f"its SDK {opening.sdk} speaks wire {opening.wire}; this node, millstream {__version__}, speaks {', '.join(self._spoken)}"
+            )
+            self.kill(self.unspoken)
+            return False
+        if self._unsent:
+            self.send(*self._unsent)
+            self._unsent.clear()
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
@@ -204,19 +293,31 @@ class Worker(asyncio.Protocol):
                 self.ready = message.error is None
                 self.listener.on_ready(self, message.seconds, message.error)
             case wire.Loaded():
+                told = (message.model, message.version)
+                if not self.loading or self.loading[0] != told:  # perhaps another package's, which it may not judge
+                    self.kill("it answered for a model that it was not asked to load")
+                    return
                 self.turned_s = time.monotonic()
-                if self.loading:
-                    self.loading.popleft()
+                self.loading.popleft()
+                self._no_longer_loading(self._loading_folders.popleft())
                 self.listener.on_loaded(self, message)
             case wire.Bye():
                 self.draining = True
             case _:
                 self.listener.on_message(self, message)
 
+    def _no_longer_loading(self, folder: Path) -> None:
+        if folder in self._hidden:
+            self._hidden.discard(folder)
+            self.own.hide(folder)
+
     def _check_hello(self, hello: wire.Hello) -> None:
         self.hello = hello
-        if hello.build_id != self.spawn.build_id or hello.wire != wire.WIRE:
-            self.kill(f"it says it is build {hello.build_id} on wire {hello.wire}, expected {self.spawn.build_id} on {wire.WIRE}")
+        if self.is_confined:
+            self.pid = _innermost(self._process.pid)
+            _be_first_to_die(self.pid)
+        if hello.build_id != self.spawn.build_id:
+            self.kill(f"it says it is build {hello.build_id}, expected {self.spawn.build_id}")
 
     # --- output and end of the process --------------------------------------------------------------------------------
 
@@ -240,7 +341,7 @@ class Worker(asyncio.Protocol):
         os.close(self._pidfd)
         self._process.wait()  # reaps at once: the pidfd is readable only when the process is a zombie
         self._exited = True
-        _kill_group(self.pid)  # what it started must not outlive it
+        _kill_group(self._process.pid)  # what it started must not outlive it
         # What it said last comes before the end of its socket. A process that it started may hold the socket open: not for long.
         self._loop.call_later(SOCKET_GRACE_S, self._close_socket)
         if self._connecting.done():
@@ -265,7 +366,18 @@ class Worker(asyncio.Protocol):
         if stdout is not None:
             self._loop.remove_reader(self._stdout_fd)
             stdout.close()
-        self.listener.on_exit(self, self.kill_cause or _death(self._process.returncode, drained=self.draining))
+        if not self.own.kept:
+            self._loop.run_in_executor(None, self.own.remove)
+        self.listener.on_exit(self, self.kill_cause or self._death())
+
+    def _death(self) -> str:
+        code = self._process.returncode
+        if self.is_confined and code > _SIGNALLED:
+            code = _SIGNALLED - code  # bubblewrap tells the worker's signal as shells do
+        said = _death(code, drained=self.draining)
+        refused = self.own.group.refused() if self.own.group is not None else 0
+        limit = self.spawn.confinement.confines.processes
+        return f"{said}; {refused} processes beyond the limit of {limit} were refused to it" if refused else said
 
     def _read_rest(self) -> None:
         while len(self._output) < _MAX_REST_BYTES:  # a process that it started may go on writing
@@ -293,45 +405,85 @@ class Worker(asyncio.Protocol):
         for line in passing:
             self.listener.on_line(self, line[:_MAX_LINE_BYTES].decode("utf-8", "replace"))
 
+    def _start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        spawn = self.spawn
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
+        ours.setblocking(False)
+        home = Path(TMP) if self.is_confined else spawn.folder
+        command = [str(spawn.python), "-I", "-m", "millstream.worker", "--fd", str(theirs.fileno()), "--package", spawn.package]
+        command += ["--max-result-bytes", str(spawn.max_result_bytes)]
+        try:
+            process = subprocess.Popen(
+                spawn.confinement.command(command, spawn.python, self.own, run=spawn.run),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs.fileno(),),
+                cwd=spawn.folder,
+                env=scrubbed_environment(spawn.python, home),
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            self.own.remove()
+            raise
+        finally:
+            theirs.close()
+        return process, ours
+
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_SIGNALLED = 128
 
 
-def _start(spawn: Spawn) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    ours, theirs = socket.socketpair()
-    for end in (ours, theirs):
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
-    ours.setblocking(False)
-    spawn.folder.mkdir(parents=True, exist_ok=True)
+def _rss_bytes(pid: int) -> int:
     try:
-        process = subprocess.Popen(
-            [
-                str(spawn.python),
-                "-I",
-                "-m",
-                "millstream.worker",
-                "--fd",
-                str(theirs.fileno()),
-                "--package",
-                spawn.package,
-                "--max-result-bytes",
-                str(spawn.max_result_bytes),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(theirs.fileno(),),
-            cwd=spawn.folder,
-            env=scrubbed_environment(spawn.python, spawn.folder),
-            start_new_session=True,
-        )
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-    return process, ours
+        with open(f"/proc/{pid}/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * _PAGE_BYTES
+    except (OSError, IndexError):
+        return 0  # it ended between two looks
+
+
+def _be_first_to_die(pid: int) -> None:
+    """Have the kernel end a worker before others when memory runs out; it cannot ask for that itself where its /proc is read-only."""
+    with contextlib.suppress(OSError):  # it is just ending
+        Path(f"/proc/{pid}/oom_score_adj").write_text("900")
+
+
+def _family(pid: int) -> list[int]:
+    """A process and its living descendants; a confined worker's all descend from what confines it, whatever they do."""
+    family = [pid]
+    for one in family:
+        try:
+            for task in os.listdir(f"/proc/{one}/task"):
+                family += map(int, Path(f"/proc/{one}/task/{task}/children").read_text().split())
+        except OSError:
+            continue  # it has just ended; what it started is its parent's now
+    return family
+
+
+def _share_bytes(pid: int) -> int:
+    """Resident memory, a page that n processes share counted as 1/n page; all of it where the kernel does not tell."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    except (OSError, StopIteration):
+        return _rss_bytes(pid)
+
+
+def _innermost(pid: int) -> int:
+    """The last of a chain of only children: the worker behind what confines it. It has said HELLO and nothing else yet."""
+    while True:
+        try:
+            children = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        except FileNotFoundError:
+            return pid  # it is just ending, which is told apart
+        if len(children) != 1:
+            return pid
+        pid = children[0]
 
 
 def scrubbed_environment(python: Path, folder: Path) -> dict[str, str]:

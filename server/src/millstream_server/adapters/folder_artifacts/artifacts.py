@@ -25,6 +25,16 @@ class FolderArtifacts:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    def check(self) -> str:
+        here = next(folder for folder in (self._root, *self._root.parents) if folder.is_dir())
+        if not os.access(here, os.W_OK | os.X_OK):
+            said = f"{here} cannot be written by this user"
+            raise Unavailable("data_dir_unusable", f"model files cannot be kept: {said}", where=str(self._root))
+        return str(self._root)
+
+    def place(self, location: str) -> str:
+        return str(self._root / location)
+
     def stage(self, key: str, run: str, attempt: int) -> Path:
         _check_key(key)
         check_name("run", run)

@@ -48,6 +48,17 @@ class FolderIndex:
                 self._add(Path(companion))
             return self._add(Path(wheel))
 
+    def withdraw(self, package: str, version: str) -> bool:
+        """Remove a wheel that nobody will ask for again, and its record; false where it is not there."""
+        with _told_as_unavailable(self.root), self._locked():
+            entry = next((each for each in self.entries(package) if _same_version(each.version, version)), None)
+            if entry is None:
+                return False
+            # The wheel first: a record without its wheel means nothing.
+            (self.root / entry.filename).unlink(missing_ok=True)
+            (self.root / f"{entry.filename}.sha256").unlink(missing_ok=True)
+        return True
+
     def entries(self, package: str = "") -> list[IndexEntry]:
         """What is published, of one package or all, by package and version, newest version last.
 

@@ -87,7 +87,7 @@ class Claims:
                     raise
                 time.sleep(0.2)
 
-    def release(self, partitions: Sequence[TopicPartition], metadata: object) -> None:
+    def release(self, partitions: Sequence[TopicPartition], metadata: Callable[[], object]) -> None:
         """Say that partitions were given up in order. Where that cannot be said, the next owner treats this one as dead, which
         costs it one call and loses nothing."""
         mine = [of for of in partitions if of in self._mine]
@@ -97,7 +97,7 @@ class Claims:
         try:
             positions = checked(mine, self._committed(mine), {}, self._log.bounds)
             claims = {of: Claim(self._writer, positions[of].offset, 0, True) for of in mine}
-            self._write(claims, positions, metadata)
+            self._write(claims, positions, metadata())
         except MillstreamError:
             return
 

@@ -11,6 +11,7 @@ offsets.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -79,6 +80,7 @@ class KafkaConsumer:
         self._epoch = 0
         self._epochs: dict[TopicPartition, int] = {}
         self._snapshot = Snapshot({})
+        self._metadata: dict[str, object] = {}
         self._woken = threading.Event()
         self._silent = threading.Event()
         self._looked_s = 0.0
@@ -238,7 +240,7 @@ class KafkaConsumer:
         if not partitions:
             return []
         if member.claims is not None:
-            return member.claims.take(partitions, client.consumer_group_metadata)
+            return member.claims.take(partitions, partial(_metadata_of, client))
         places = [KafkaPartition(of.topic, of.partition) for of in partitions]
         try:
             found = client.committed(places, timeout=CALL_TIMEOUT_S)
@@ -258,7 +260,7 @@ class KafkaConsumer:
         ended = self._listener.on_revoke(partitions)
         claims = self._members[group].claims
         if ended and claims is not None:
-            claims.release(partitions, client.consumer_group_metadata())
+            claims.release(partitions, partial(_metadata_of, client))
         self._drop(client, partitions)
 
     def _lost(self, group: str, client: KafkaClient, lost: list[KafkaPartition]) -> None:
@@ -299,7 +301,11 @@ class KafkaConsumer:
         """Snapshots are replaced, never changed: the committer reads them from its own thread."""
         self._published_s = time.monotonic()
         if not self._closed:
-            metadata = {group: client.consumer_group_metadata() for group, client in self._clients.items()}
+            metadata = dict(self._metadata)
+            for group, client in self._clients.items():
+                with contextlib.suppress(LogUnavailable):  # it is on its way out of the group: what was known last is refused by the broker
+                    metadata[group] = _metadata_of(client)
+            self._metadata = metadata
             self._snapshot = Snapshot(self._epochs, metadata)
 
     # --- a cluster that does not answer -----------------------------------------------------------------------------------
@@ -329,3 +335,15 @@ class KafkaConsumer:
                 self._silent.clear()
                 return
         raise self._silence.told()
+
+
+def _metadata_of(client: KafkaClient) -> object:
+    """What a client's group knows it by.
+
+    Raises:
+        LogUnavailable: librdkafka has none; seen of a client that was closed in the middle of a rebalance.
+    """
+    try:
+        return client.consumer_group_metadata()
+    except RuntimeError as error:
+        raise LogUnavailable(f"the client has no place in its group now: {error}") from error

@@ -12,19 +12,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import os
 import shlex
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from millstream_server.adapters.keys.pem import id_of, new_private_pem, public_pem, replace, write_new
+from millstream_server.adapters.keys.ring import KeyRing
+from millstream_server.core.artifacts import Standing
 from millstream_server.core.errors import Unavailable
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
-_KEY_ID_DIGITS = 16
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
 class Ed25519Signer:
@@ -38,9 +38,19 @@ class Ed25519Signer:
     """
 
     def __init__(self, private: Path) -> None:
-        self._private = _load(private)
-        self._public = self._private.public_key()
-        self.key_id = _key_id(self._public)
+        self._path = private
+        self._ring = KeyRing(private)
+        self._own = _Own(private)
+
+    @property
+    def key_id(self) -> str:
+        """The id of the key that signs now."""
+        return self._current().key_id
+
+    @property
+    def ring(self) -> KeyRing:
+        """The keys that are known beside the one that signs."""
+        return self._ring
 
     @classmethod
     def create(cls, private: Path) -> Ed25519Signer:
@@ -51,12 +61,9 @@ class Ed25519Signer:
         """
         try:
             if not private.exists():
-                _write_new(private, _private_pem(), 0o600)
+                write_new(private, new_private_pem(), 0o600)
             signer = cls(private)
-            public = private.with_name(private.name + ".pub")
-            pem = _public_pem(signer._public)
-            if not public.exists() or public.read_bytes() != pem:
-                _replace(public, pem, 0o644)
+            signer._write_public()
         except OSError as error:
             said = f"the signing key cannot be written: {error}"
             mend = "" if private.parent.is_dir() else f"mkdir -p {shlex.quote(str(private.parent))}"
@@ -64,26 +71,93 @@ class Ed25519Signer:
         return signer
 
     def sign(self, data: bytes) -> tuple[str, str]:
-        return base64.b64encode(self._private.sign(data)).decode(), self.key_id
+        own = self._current()
+        return base64.b64encode(own.private.sign(data)).decode(), own.key_id
 
     def verify(self, data: bytes, signature: str, key_id: str) -> bool:
         from cryptography.exceptions import InvalidSignature
 
-        if key_id != self.key_id:
+        own = self._last_good()
+        public = own.public if key_id == own.key_id else self._ring.find(key_id)
+        if public is None:
             return False
         try:
-            self._public.verify(base64.b64decode(signature, validate=True), data)
+            public.verify(base64.b64decode(signature, validate=True), data)
         except (InvalidSignature, binascii.Error, ValueError):
             return False
         return True
 
+    def standing(self, key_id: str) -> Standing:
+        return "known" if key_id == self._last_good().key_id else self._ring.standing(key_id)
+
+    def rotate(self) -> tuple[str, str]:
+        """Let a new key sign from now on, the old one stays known; returns the ids of both, old first.
+
+        Interrupted anywhere, what was signed is still proven: each key is known before anything is signed by it.
+
+        Raises:
+            Unavailable: data_dir_unusable
+        """
+        try:
+            with self._ring.locked():
+                old, pem = self._current(), new_private_pem()
+                self._ring.add(public_pem(old.public))
+                new_id = self._ring.add(public_pem(_read_key(self._path, pem).public_key()))
+                replace(self._path, pem, 0o600)
+                self._write_public()
+        except OSError as error:
+            raise Unavailable("data_dir_unusable", f"the signing key cannot be exchanged: {error}", where=str(self._path)) from error
+        return old.key_id, new_id
+
+    def _write_public(self) -> None:
+        public, pem = self._path.with_name(self._path.name + ".pub"), public_pem(self._current().public)
+        if not public.exists() or public.read_bytes() != pem:
+            replace(public, pem, 0o644)
+
+    def _current(self) -> _Own:
+        """The key as it is in its file now: somebody may have exchanged it."""
+        if not self._own.is_current():
+            self._own = _Own(self._path)
+        return self._own
+
+    def _last_good(self) -> _Own:
+        try:
+            return self._current()
+        except Unavailable:  # the file is gone or was spoilt meanwhile: what it proved before it still proves
+            return self._own
+
+
+class _Own:
+    """The key pair in a file, and which state of the file it was read from."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = _identity(path)
+        self.private = _load(path)
+        self.public = self.private.public_key()
+        self.key_id = id_of(self.public)
+
+    def is_current(self) -> bool:
+        return _identity(self._path) == self._read
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_mode
+
 
 def _load(private: Path) -> Ed25519PrivateKey:
+    return _read_key(private, _read_private(private))
+
+
+def _read_key(private: Path, pem: bytes) -> Ed25519PrivateKey:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    pem = _read_private(private)
     try:
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -107,58 +181,3 @@ def _read_private(private: Path) -> bytes:
 def _unusable(private: Path, why: str, *, mend: str = "") -> Unavailable:
     mend = mend or "restore it from a backup: models signed by another key do not load"
     return Unavailable("data_dir_unusable", f"the signing key {private} {why}", where=str(private), mend=mend)
-
-
-def _key_id(public: Ed25519PublicKey) -> str:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    return hashlib.sha256(public.public_bytes(Encoding.Raw, PublicFormat.Raw)).hexdigest()[:_KEY_ID_DIGITS]
-
-
-def _private_pem() -> bytes:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-    return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _public_pem(public: Ed25519PublicKey) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-
-
-def _write_new(path: Path, content: bytes, mode: int) -> None:
-    """Make a file whole or not at all; where another process made it first, theirs stands."""
-    temporary = _write_temporary(path, content, mode)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass  # two nodes started on a new data directory: both sign with the key that came first
-    finally:
-        temporary.unlink()
-    _sync(path.parent)
-
-
-def _replace(path: Path, content: bytes, mode: int) -> None:
-    os.replace(_write_temporary(path, content, mode), path)
-    _sync(path.parent)
-
-
-def _write_temporary(path: Path, content: bytes, mode: int) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)  # of a process with our number that was killed
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return temporary
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from millstream_server.core.result import Status
-from millstream_server.core.status import MOVES, UNDECODABLE, Buckets, Figures, LogStatus, NodeStatus
+from millstream_server.core.status import MOVES, UNDECODABLE, Buckets, Figures, LogStatus, MirrorStatus, NodeStatus
 
 STATUSES: tuple[str, ...] = get_args(Status)
 
@@ -41,6 +41,8 @@ class NodeMetrics(Collector):
         yield from _of_outcomes(figures)
         if figures.status.log is not None:
             yield from _of_log(figures.status.log)
+        if figures.status.mirror is not None:
+            yield from _of_mirror(figures.status.mirror)
         yield _commit_times(figures.commits)
 
 
@@ -133,6 +135,15 @@ def _of_log(log: LogStatus) -> Iterator[Metric]:
     ends.add_metric(["committed"], log.commits)
     ends.add_metric(["aborted"], log.aborts)
     yield ends
+
+
+def _of_mirror(mirror: MirrorStatus) -> Iterator[Metric]:
+    yield _gauge("millstream_mirror_held", "1 on the node that writes the mirror in MLflow.", mirror.held)
+    yield _gauge(
+        "millstream_mirror_waiting", "Changes of runs and models that the mirror has not got yet, as its writer sees it.", mirror.waiting
+    )
+    yield _counter("millstream_mirror_written", "Runs and models written to the mirror.", mirror.written)
+    yield _counter("millstream_mirror_refused", "Runs and models that the mirror refused for good.", mirror.refused)
 
 
 def _commit_times(commits: Buckets) -> Metric:

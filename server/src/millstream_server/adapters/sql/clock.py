@@ -44,6 +44,10 @@ class Lead:
     def stored_new_run(self, new: NewRun) -> NewRun:
         return msgspec.structs.replace(new, deadline_ms=self.stored(new.deadline_ms)) if self.ms else new
 
+    def stored_run(self, run: Run) -> Run:
+        """A run of the caller in the store's time."""
+        return Lead(-self.ms).told_run(run)
+
     def told_run(self, run: Run) -> Run:
         """A run of the store in the caller's time."""
         if not self.ms:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from msgspec.structs import replace
 from sqlalchemy import Connection, and_, insert, select, update
 
 from millstream_server.adapters.sql.database import insert_unless_there
 from millstream_server.adapters.sql.tables import model, model_version, package
 from millstream_server.core.model import ModelState, ModelVersion, decode_model, decode_version, encode_model, encode_version, keep_live
 from millstream_server.core.names import model_key
-from millstream_server.core.release import PackageState, encode_package
+from millstream_server.core.release import PackageState, decode_package, encode_package
 
 
 def save_package(connection: Connection, state: PackageState) -> bool:
@@ -76,6 +77,27 @@ def load_versions(connection: Connection, tenant: str, name: str) -> list[tuple[
     if name:
         query = query.where(columns.model == name)
     return [(model_key(row.tenant, row.model), decode_version(row.body)) for row in connection.execute(query)]
+
+
+def outrun(connection: Connection, of_packages: Mapping[str, int], of_models: Mapping[str, tuple[int, int]]) -> int:
+    """Raise revisions, and the numbers of versions, above those that are given; how many packages and models were behind."""
+    raised = 0
+    for body in connection.execute(select(package.c.state).order_by(package.c.package).with_for_update()).scalars().all():
+        state = decode_package(body)
+        if (highest := of_packages.get(state.package, 0)) >= state.revision:
+            ahead = replace(state, revision=highest + 1)
+            values = {"revision": ahead.revision, "state": encode_package(ahead)}
+            connection.execute(update(package).where(package.c.package == state.package).values(values))
+            raised += 1
+    for body in connection.execute(select(model.c.state).order_by(model.c.tenant, model.c.model).with_for_update()).scalars().all():
+        before = decode_model(body)
+        revision, version = of_models.get(before.key, (0, 0))
+        if revision >= before.revision:
+            after = replace(before, revision=revision + 1, last_version=max(version, before.newest_version))
+            this = and_(model.c.tenant == before.tenant, model.c.model == before.model)
+            connection.execute(update(model).where(this).values(revision=after.revision, state=encode_model(after)))
+            raised += 1
+    return raised
 
 
 def _add_versions(connection: Connection, state: ModelState, last_version: int) -> None:

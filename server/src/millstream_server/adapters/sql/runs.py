@@ -15,7 +15,7 @@ from millstream_server.adapters.sql.database import insert_unless_there
 from millstream_server.adapters.sql.rows import load_requests, load_run, load_runs, request_values, run_values
 from millstream_server.adapters.sql.tables import attempt, lease, run, run_request
 from millstream_server.core.errors import Invalid
-from millstream_server.core.log import Outgoing
+from millstream_server.core.model import ModelState, ModelVersion
 from millstream_server.core.run import (
     CANCELLED_MESSAGE,
     ENDED,
@@ -31,7 +31,8 @@ from millstream_server.core.run import (
     state_after,
     waiting_for,
 )
-from millstream_server.core.store import AnswerMaker, RunEnd, Submitted
+from millstream_server.core.states import RUN
+from millstream_server.core.store import AnswerMaker, NoticeKind, RunEnd, Submitted
 
 Builds = dict[str, tuple[str, str, str, str]]
 
@@ -86,9 +87,20 @@ def claim(connection: Connection, node: str, builds: Builds, lease_s: float, now
         error_code="",
         error_message="",
     )
-    _write_run(connection, claimed)
+    _write_run(connection, before, claimed)
     connection.execute(insert(attempt).values(_attempt_values(claimed.run, Attempt(number, node, release, build_id, now_ms))))
     return load_run(connection, claimed.run)
+
+
+def add_ended(connection: Connection, ended: Run, model: ModelState) -> bool:
+    """Write a run that has ended before it came here, with its attempts, and the model's state; false if the model has moved on."""
+    written = models.save_model(connection, model)
+    if written is None:
+        return False
+    connection.execute(insert(run).values(run_values(ended)))
+    connection.execute(insert(attempt), [_attempt_values(ended.run, one) for one in ended.attempts])
+    outbox.add(connection, [outbox.model_record(written)], ("run", ended.run), ("model", written.key))
+    return True
 
 
 def anything_to_claim(connection: Connection, builds: Builds, now_ms: int) -> bool:
@@ -107,8 +119,8 @@ def expire(connection: Connection, answers: AnswerMaker, now_ms: int) -> int:
     query = select(run).where(_late(now_ms)).order_by(run.c.created_ms, run.c.run).limit(EXPIRED_AT_ONCE)
     found = load_runs(connection, query.with_for_update(skip_locked=True))
     for late in found:
-        _write_run(connection, finish_run(late, "CANCELLED", now_ms, error_code="expired", error_message=EXPIRED_MESSAGE))
-        _publish_end(connection, late.run, [], answers)
+        _write_run(connection, late, finish_run(late, "CANCELLED", now_ms, error_code="expired", error_message=EXPIRED_MESSAGE))
+        _publish_end(connection, late.run, None, answers)
     return len(found)
 
 
@@ -131,7 +143,7 @@ def record_progress(connection: Connection, run_id: str, number: int, steps: Seq
     before = _load_running(connection, run_id, number)
     if before is None:
         return False
-    _write_run(connection, msgspec.structs.replace(before, steps=tuple(steps), metrics=before.metrics | metrics))
+    _write_run(connection, before, msgspec.structs.replace(before, steps=tuple(steps), metrics=before.metrics | metrics))
     return True
 
 
@@ -144,23 +156,24 @@ def end(connection: Connection, run_id: str, number: int, ended: RunEnd, answers
     if ended.model is not None and model is None:
         return None
     _close_attempt(connection, before, ended, now_ms)
+    version = _version_made(ended, before)
     state = state_after(ended.end, number, before.max_attempts, cancel_requested=before.cancel_requested)
     after = msgspec.structs.replace(
         before,
         metrics=before.metrics | ended.metrics,
         steps=ended.steps or before.steps,  # whoever ends another's attempt (lost) knows no steps; those recorded stay
-        model_version=_version_made(ended, before),
+        model_version=version.version if version is not None else 0,
+        held_back=(version.held_back or "") if version is not None else "",
     )
     if state == "QUEUED":
-        _write_run(connection, _requeue(after, ended))
+        _write_run(connection, before, _requeue(after, ended))
         return state
     code, message = ended.error_code, ended.error_message
     if state == "CANCELLED" and ended.end != "cancelled":
         code, message = "cancelled", CANCELLED_MESSAGE  # that it also crashed or was lost stands with the attempt
     after = finish_run(after, state, now_ms, error_code=code, error_message=message)
-    _write_run(connection, after)
-    records = [] if model is None else [outbox.model_record(model)]
-    _publish_end(connection, run_id, records, answers)
+    _write_run(connection, before, after)
+    _publish_end(connection, run_id, model, answers)
     return state
 
 
@@ -171,11 +184,11 @@ def cancel(connection: Connection, run_id: str, answers: AnswerMaker, now_ms: in
     if before.state in ENDED:
         raise Invalid("run_ended", f"run {run_id} has ended as {before.state} already", mend=f"see: millstream runs show {run_id}")
     if before.state == "RUNNING":
-        _write_run(connection, msgspec.structs.replace(before, cancel_requested=True))
+        _write_run(connection, before, msgspec.structs.replace(before, cancel_requested=True))
         return "RUNNING"
     asked = msgspec.structs.replace(before, cancel_requested=True)
-    _write_run(connection, finish_run(asked, "CANCELLED", now_ms, error_code="cancelled", error_message=CANCELLED_MESSAGE))
-    _publish_end(connection, run_id, [], answers)
+    _write_run(connection, before, finish_run(asked, "CANCELLED", now_ms, error_code="cancelled", error_message=CANCELLED_MESSAGE))
+    _publish_end(connection, run_id, None, answers)
     return "CANCELLED"
 
 
@@ -256,12 +269,13 @@ def _requeue(after: Run, ended: RunEnd) -> Run:
     )
 
 
-def _version_made(ended: RunEnd, before: Run) -> int:
-    made = (v.version for v in ended.model.versions if v.run == before.run) if ended.model is not None else iter(())
-    return max(made, default=0)
+def _version_made(ended: RunEnd, before: Run) -> ModelVersion | None:
+    made = (v for v in ended.model.versions if v.run == before.run) if ended.model is not None else iter(())
+    return max(made, key=lambda version: version.version, default=None)
 
 
-def _write_run(connection: Connection, value: Run) -> None:
+def _write_run(connection: Connection, before: Run, value: Run) -> None:
+    RUN.check(before.state, value.state, f"run {value.run}")
     connection.execute(update(run).where(run.c.run == value.run).values(run_values(value)))
 
 
@@ -285,12 +299,13 @@ def _close_attempt(connection: Connection, before: Run, ended: RunEnd, now_ms: i
     connection.execute(update(attempt).where(this).values(ended_ms=now_ms, ending=ended.end, detail=detail))
 
 
-def _publish_end(connection: Connection, run_id: str, first: list[Outgoing], answers: AnswerMaker) -> None:
-    """Write the outbox rows of a run's end: what it changed first, then the answer to each request that asked."""
+def _publish_end(connection: Connection, run_id: str, model: ModelState | None, answers: AnswerMaker) -> None:
+    """Write the outbox rows of a run's end: the model that it changed first, then the answer to each request that asked."""
     ended_run = load_run(connection, run_id)
     if ended_run is None:
         raise LookupError(run_id)
-    records = [*first]
+    records = [] if model is None else [outbox.model_record(model)]
     for request in load_requests(connection, run_id):
         records += answers(ended_run, request)
-    outbox.add(connection, records)
+    about: list[tuple[NoticeKind, str]] = [] if model is None else [("model", model.key)]
+    outbox.add(connection, records, ("run", run_id), *about)

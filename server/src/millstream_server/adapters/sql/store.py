@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
@@ -10,14 +10,15 @@ from sqlalchemy import Connection, and_, delete, func, insert, or_, select, upda
 from millstream_server.adapters.sql import models, outbox, runs, tables
 from millstream_server.adapters.sql.clock import system_ms
 from millstream_server.adapters.sql.database import Database, insert_unless_there
-from millstream_server.adapters.sql.migrations import migrate
+from millstream_server.adapters.sql.migrations import SCHEMA_VERSION, Present, migrate
 from millstream_server.adapters.sql.rows import load_requests, load_run, load_runs
 from millstream_server.adapters.sql.sqlite import open_sqlite
 from millstream_server.core.errors import Invalid
 from millstream_server.core.model import ModelState, ModelVersion
+from millstream_server.core.names import model_key
 from millstream_server.core.release import PackageState, decode_package
 from millstream_server.core.run import NewRun, Run, RunRequest, RunState, RunStep
-from millstream_server.core.store import AnswerMaker, NodeRow, OutboxRow, RunEnd, Submitted
+from millstream_server.core.store import AnswerMaker, NodeRow, Notice, OutboxRow, Revisions, RunEnd, Schema, Submitted
 
 
 class _LostRace(Exception):
@@ -27,9 +28,15 @@ class _LostRace(Exception):
 class SqlStore:
     """`core.store.Store` over a relational database; methods may be called from any thread."""
 
-    def __init__(self, database: Database, store_id: str) -> None:
+    def __init__(self, database: Database, present: Present) -> None:
         self._database = database
-        self.store_id = store_id
+        self.store_id = present.store_id
+        self.schema = Schema(present.schema, SCHEMA_VERSION, present.version)
+
+    @property
+    def database(self) -> Database:
+        """What it stands in, for who copies it whole."""
+        return self._database
 
     @classmethod
     def open(cls, url: str, *, create: bool, clock_ms: Callable[[], int] = system_ms) -> SqlStore:
@@ -46,10 +53,19 @@ class SqlStore:
         """
         database = _database(url, create, clock_ms)
         try:
-            return cls(database, migrate(database, create=create))
+            return cls(database, migrate(database, clock_ms(), create=create))
         except BaseException:
             database.close()
             raise
+
+    def revisions(self) -> Revisions:
+        packages = select(tables.package.c.package, tables.package.c.revision)
+        keys = select(tables.model.c.tenant, tables.model.c.model, tables.model.c.revision)
+        with self._database.read() as connection:
+            return Revisions(
+                {row.package: row.revision for row in connection.execute(packages)},
+                {model_key(row.tenant, row.model): row.revision for row in connection.execute(keys)},
+            )
 
     # releases
 
@@ -101,13 +117,19 @@ class SqlStore:
                 if not models.save_package(connection, package):
                     raise _LostRace
                 records.insert(0, outbox.package_record(package))
-            outbox.add(connection, records)
+            outbox.add(connection, records, ("model", state.key))
             return True
 
         try:
             return self._database.write(save)
         except _LostRace:
             return False
+
+    def save_import(self, run: Run, state: ModelState) -> bool:
+        if run.state != "SUCCEEDED" or run.attempt != len(run.attempts) or state.find(run.model_version) is None:
+            raise ValueError(f"run {run.run} cannot stand for the making of {state.key} v{run.model_version}")
+        stored = self._database.lead().stored_run(run)
+        return self._database.write(lambda connection: runs.add_ended(connection, stored, state))
 
     # runs; times are the caller's out here and the database's inside, see `clock`
 
@@ -210,6 +232,26 @@ class SqlStore:
 
     def republish_all(self) -> int:
         return self._database.write(outbox.republish)
+
+    def outrun(self, of_packages: Mapping[str, int], of_models: Mapping[str, tuple[int, int]]) -> int:
+        return self._database.write(lambda connection: models.outrun(connection, of_packages, of_models))
+
+    # the mirror's part of it
+
+    def notices_after(self, number: int, limit: int) -> list[Notice]:
+        with self._database.read() as connection:
+            return outbox.notices_after(connection, number, limit)
+
+    def count_notices(self, number: int) -> int:
+        with self._database.read() as connection:
+            return outbox.count_notices(connection, number)
+
+    def mirror_position(self, target: str) -> int | None:
+        with self._database.read() as connection:
+            return outbox.mirror_position(connection, target)
+
+    def set_mirror_position(self, target: str, number: int) -> None:
+        self._database.write(lambda connection: outbox.set_mirror_position(connection, target, number))
 
     # leases and nodes
 

@@ -13,7 +13,15 @@ meta = Table(
     "meta",
     METADATA,
     Column("store_id", Text, nullable=False),
-    Column("schema_version", Integer, nullable=False),
+    Column("schema_version", Integer, nullable=False),  # the oldest schema that a version must know to work on this store
+)
+
+migration = Table(
+    "migration",
+    METADATA,
+    Column("step", Integer, primary_key=True),
+    Column("version", Text, nullable=False),  # of the platform that made it
+    Column("made_ms", BigInteger, nullable=False),
 )
 
 package = Table(
@@ -73,6 +81,7 @@ run = Table(
     Column("steps", LargeBinary, nullable=False),  # msgpack
     Column("error_code", Text, nullable=False),
     Column("error_message", Text, nullable=False),
+    Column("held_back", Text, nullable=False),
 )
 
 attempt = Table(
@@ -121,6 +130,14 @@ outbox = Table(
     Column("record_key", LargeBinary),
     Column("record_value", LargeBinary),
     Column("headers", LargeBinary, nullable=False),  # msgpack
+)
+
+notice = Table(
+    "notice",
+    METADATA,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", Text, primary_key=True),  # of core.store.Notice
+    Column("subject", Text, primary_key=True),
 )
 
 lease = Table(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import apsw
 
+from millstream_server import __version__
 from millstream_server.core.errors import Unavailable
 
 # A segment is a batch of records of one partition: offsets base .. base + count - 1, one append time, all in one blob
@@ -53,7 +54,8 @@ def prepare(con: apsw.Connection, path: Path, *, create: bool, steps: Sequence[s
     if tables and con.pragma("application_id") != APPLICATION_ID:
         raise Unavailable("data_dir_unusable", "the file is a database of another program", where=str(path))
     if version > len(steps):
-        raise Unavailable("data_dir_too_new", f"the log has schema {version}, this version knows {len(steps)}", where=str(path))
+        known = f"this is {__version__}, which knows schemas up to {len(steps)}"
+        raise Unavailable("data_dir_too_new", f"the log has schema {version}; {known}", where=str(path))
     if version < len(steps):
         if not create:
             what = "was written by an older version" if version else "is no log of Millstream"

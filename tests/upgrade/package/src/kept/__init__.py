@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 
 import millstream as ms
@@ -16,8 +17,9 @@ class Factor:
 
 
 @ms.training(model="factor")
-def kept_learn(run: ms.Run, factor: float) -> Factor:
+def kept_learn(run: ms.Run, factor: float, seconds: float = 0.0) -> Factor:
     with run.step("fit"):
+        time.sleep(seconds)  # how long a training takes that is to be found open
         run.metric("factor", factor)
     run.log(f"learned {factor}")
     return Factor(factor)
