@@ -155,6 +155,18 @@ def test_bytecode_of_builds_on_this_machine_is_shared_too(installer: Installer, 
     assert shared
 
 
+def test_an_environment_that_is_not_compiled_yet_hides_none_that_is(installer: Installer, deployed: Deployed, release: Release) -> None:
+    """A build beside an installation has the same wheels and no bytecode; another with the same wheels still gives its own."""
+    compiled = installer.install(release).prefix
+    bare, target = (installer.install(deployed(version=version)).prefix for version in ("1.1.0", "1.2.0"))
+    for prefix in (bare, target):
+        for path in prefix.rglob("*.pyc"):
+            path.unlink()
+
+    assert bytecode.share([bare, compiled], target) > 0
+    assert any(target.rglob("msgspec/__pycache__/*.pyc"))
+
+
 def test_bytecode_is_done_without_where_there_is_none(tmp_path: Path) -> None:
     """Environments that are gone, or were never any, are passed over."""
     (tmp_path / "target" / "lib" / "python3.11" / "site-packages" / "a-1.dist-info").mkdir(parents=True)

@@ -16,6 +16,7 @@ from confluent_kafka.admin import (
     AdminClient,
     NewPartitions,
     NewTopic,
+    OffsetSpec,
 )
 from log_cases import (
     GROUP,
@@ -34,7 +35,7 @@ from log_cases import (
 from log_children import commit_after_a_freeze
 from millstream_server.adapters.kafka import KafkaLog
 from millstream_server.core.errors import LogUnavailable
-from millstream_server.core.log import CommitPosition, Outgoing, Record, Snapshot, TopicPartition
+from millstream_server.core.log import CLAIMS, CommitPosition, Outgoing, Record, Snapshot, TopicPartition
 
 from blackbox.kafka import Broker
 from blackbox.stream import wait_for
@@ -227,6 +228,28 @@ def test_a_commit_under_the_word_of_before_a_rebalance_is_refused_and_leaves_not
     assert topic_of(log, OUT) == []
     assert log.committed(GROUP, IN) == [CommitPosition(IN, number, 0) for number in range(PARTITIONS)]
     committer.close()
+
+
+def test_a_release_that_is_refused_hides_no_claim_of_others(
+    log: KafkaLog, open_log: Callable[..., KafkaLog], members: Callable[[KafkaLog, str], Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member that leaves under the word of an assignment that is over ends its transaction: all of `ml.claim` can be read at once."""
+    first = members(log, "first")
+    wait_for(lambda: len(first.owned) == PARTITIONS, 20, "all partitions")
+    old = first.snapshot().handle[GROUP]  # type: ignore[index]
+    second = members(open_log(), "second")
+    wait_for(lambda: len(first.owned) == len(second.owned) == PARTITIONS // 2, 20, "two partitions for each")
+
+    monkeypatch.setattr("millstream_server.adapters.kafka.consumer._metadata_of", lambda client: old)
+    second.close()
+    monkeypatch.undo()
+
+    admin, claims = AdminClient({"bootstrap.servers": log.bootstrap}), KafkaPartition(CLAIMS, 0)
+    wait_for(
+        lambda: log.bounds([TopicPartition(CLAIMS, 0)])[1] == [admin.list_offsets({claims: OffsetSpec.latest()})[claims].result().offset],
+        5,  # half of the transaction timeout
+        "every claim to be decided",
+    )
 
 
 @pytest.mark.parametrize("protocol", [{}, CLASSIC], ids=["next generation", "classic"])

@@ -20,7 +20,8 @@ def share(sources: Sequence[Path], target: Path) -> int:
     """Link into the environment `target` each compiled file of other environments whose source file it shares.
 
     Walking an environment costs up to half a second, so the one with most distributions in common is asked first, and others
-    only for distributions that none before them had.
+    only for distributions that none before them had. One that gives nothing counts as having none: a build that has not
+    probed yet, or files of another cache, which are the same text and not the same file.
 
     Returns:
         How many files were linked.
@@ -30,9 +31,9 @@ def share(sources: Sequence[Path], target: Path) -> int:
     linked = 0
     covered: set[str] = set()
     for common, source in sorted(candidates, key=lambda each: len(each[0]), reverse=True):
-        if common - covered:
+        if common - covered and (given := _share_from(source, target)):
             covered |= common
-            linked += _share_from(source, target)
+            linked += given
     return linked
 
 

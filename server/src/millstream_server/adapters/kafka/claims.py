@@ -9,6 +9,7 @@ only then are positions read. Source: DESIGN §4.7. Used by the consumer, inside
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -171,13 +172,19 @@ class Claims:
     def _transact(
         self, producer: Producer, claims: dict[TopicPartition, Claim], positions: dict[TopicPartition, CommitPosition], metadata: object
     ) -> None:
-        """All calls of one transaction, on the carrier's thread."""
+        """All calls of one transaction, on the carrier's thread. One that is refused is ended: left open, it would hide the claims
+        that others write after it until the broker ends it, which takes up to 20 s."""
         producer.begin_transaction()
         for of, claim in claims.items():
             producer.produce(CLAIMS, _encode(claim), self._key(of), partition=0)
         offsets = [KafkaPartition(of.topic, of.partition, positions[of].offset, metadata=positions[of].finished) for of in claims]
-        producer.send_offsets_to_transaction(offsets, metadata, CALL_TIMEOUT_S)
-        producer.commit_transaction(CALL_TIMEOUT_S)
+        try:
+            producer.send_offsets_to_transaction(offsets, metadata, CALL_TIMEOUT_S)
+            producer.commit_transaction(CALL_TIMEOUT_S)
+        except KafkaException:
+            with contextlib.suppress(KafkaException):  # what cannot be ended now ends with the next claim of this node, or by time
+                producer.abort_transaction(CALL_TIMEOUT_S)
+            raise
 
     def _new_producer(self) -> Producer:
         """One for each change of the assignment: what an older one left open is ended, and one that lost a broker since may hang."""
