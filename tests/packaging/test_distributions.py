@@ -7,7 +7,6 @@ import email.parser
 import hashlib
 import json
 import re
-import statistics
 import subprocess
 import sys
 import zipfile
@@ -20,7 +19,8 @@ from millstream_server.environments import interpreters
 pytestmark = pytest.mark.xdist_group("packaging")
 
 SUPPORTED = ("3.10", "3.11", "3.12", "3.13")
-IMPORT_MS = 50.0
+IMPORT_RATIO = 1.5
+"""CPU time of `import millstream` to that of `import msgspec`, the one thing that it needs; 1.1 when quiet."""
 
 
 def metadata(wheel: Path) -> email.message.Message:
@@ -102,32 +102,28 @@ def at_hand(minor: str) -> str:
 
 
 @pytest.mark.parametrize("minor", SUPPORTED)
-def test_the_sdk_alone_imports_on_each_python_in_under_50_ms(minor: str, sdk_wheel: Path, tmp_path: Path) -> None:
-    """Installed from its wheel with msgspec and nothing else, bytecode there; the interpreter's own start is not counted.
+def test_the_sdk_alone_imports_on_each_python_hardly_slower_than_msgspec(minor: str, sdk_wheel: Path, tmp_path: Path) -> None:
+    """Installed from its wheel with msgspec and nothing else, bytecode there.
 
-    CPU time, and the best of three medians of five: neighbours on the machine only ever add. The wall clock is a benchmark's
-    matter (`make bench NAME=imports`).
+    CPU time, one beside the other, the best of each: neighbours on the machine only ever add. That it is under 50 ms in all is held by
+    `make bench NAME=imports`, which runs when nothing else does.
     """
     python = make_environment(tmp_path / "env", at_hand(minor), sdk_wheel)
-    script = (
-        "import time; before = time.process_time(); import millstream; "
-        "print((time.process_time() - before) * 1000); print(millstream.__file__); print(millstream.__version__)"
-    )
 
-    medians = []
-    for _ in range(3):
-        taken = []
-        for _ in range(5):
-            done = subprocess.run([python, "-I", "-c", script], capture_output=True, text=True, check=True, timeout=60)
-            took_ms, where, version = done.stdout.split()
-            assert where.startswith(str(tmp_path))
-            assert version == metadata(sdk_wheel)["Version"]
-            taken.append(float(took_ms))
-        medians.append(statistics.median(taken))
-        if medians[-1] < IMPORT_MS:
-            break
+    def imported(module: str) -> list[str]:
+        script = (
+            f"import time; before = time.process_time(); import {module} as it; "
+            "print(time.process_time() - before); print(it.__file__); print(it.__version__)"
+        )
+        return subprocess.run([python, "-I", "-c", script], capture_output=True, text=True, check=True, timeout=60).stdout.split()
 
-    assert min(medians) < IMPORT_MS, medians
+    taken = [(imported("msgspec"), imported("millstream")) for _ in range(9)]
+
+    for _, (_, where, version) in taken:
+        assert where.startswith(str(tmp_path))
+        assert version == metadata(sdk_wheel)["Version"]
+    needed, ours = (min(float(run[0]) for run in runs) for runs in zip(*taken, strict=True))
+    assert ours / needed < IMPORT_RATIO, taken
 
 
 def test_the_server_installs_from_wheels_and_starts_a_package(server_wheel: Path, sdk_wheel: Path, tmp_path: Path) -> None:
