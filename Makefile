@@ -7,7 +7,7 @@ UV := $(BIN)/uv
 UV_VERSION := 0.13.8
 SDK_WHEEL := server/src/millstream_server/_wheels/millstream_sdk-0.2.0-py3-none-any.whl
 SDK_SOURCES := $(shell find sdk/src -name '*.py') sdk/pyproject.toml sdk/README.md
-JOBS ?= 2
+JOBS ?= 3
 
 # Without bytecode every start of a process compiles again: it would make each command here slower.
 unexport PYTHONDONTWRITEBYTECODE
@@ -66,7 +66,7 @@ test: setup test-java test-python ## every test of the suite; -j2 runs those of 
 
 # Without the flags of this make: some tests run make themselves.
 test-python: setup ## every test but those of the Java client
-	env -u MAKEFLAGS -u MFLAGS $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --durations=25
+	env -u MAKEFLAGS -u MFLAGS $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --durations=25
 
 clean: ## remove what builds and runs left in this folder
 	rm -rf dist .demo .bench .chaos .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
