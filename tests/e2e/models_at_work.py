@@ -13,7 +13,10 @@ from pathlib import Path
 
 from millstream_server.adapters.sql import SqlStore
 from millstream_server.core.model import ModelState
-from running_platform import Running
+from running_platform import INPUT, OUTPUT, Running
+
+from blackbox.command import rows_of, status_nodes
+from blackbox.stream import record_value
 
 
 class Stream:
@@ -95,6 +98,22 @@ def loads(running: Running, model: str, version: int) -> int:
     """How often workers have said that they loaded a version."""
     lines = [json.loads(line) for line in (running.platform.data_dir / "logs" / "node.jsonl").read_text().splitlines()]
     return sum((line["event"], line.get("model"), line.get("model_version")) == ("model_loaded", model, version) for line in lines)
+
+
+def worker_states(running: Running, version: str) -> list[str]:
+    """Of the workers of one release of `weigh`, as `status` tells."""
+    (node,) = status_nodes(running.platform.ask("status", "--json"))
+    (release,) = [row for row in rows_of(node["releases"]) if row["version"] == version]
+    return [str(worker["state"]) for worker in rows_of(release["workers"])]
+
+
+def latencies_ms(running: Running, ids: list[str]) -> list[int]:
+    """From the append of each request to the append of its result, by the log's own times."""
+    asked, answered = (
+        {str(record_value(record)["id"]): int(str(record["append_ms"])) for record in running.platform.records(topic)}
+        for topic in (INPUT, OUTPUT)
+    )
+    return [answered[one] - asked[one] for one in ids]
 
 
 def trained(running: Running, tenant: str, *factors: float) -> None:

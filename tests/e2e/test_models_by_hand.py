@@ -14,6 +14,7 @@ from millstream_server.core.release import PackageState
 from models_at_work import (
     Stream,
     files_of,
+    latencies_ms,
     loads,
     numbers,
     on_terminal,
@@ -22,6 +23,7 @@ from models_at_work import (
     store_of,
     trained,
     weighed,
+    worker_states,
 )
 from running_platform import Running, command_in, environments, statuses, wheel
 
@@ -82,6 +84,23 @@ def test_a_champion_can_be_promoted_to_and_fro_at_once(running: Running) -> None
 
     assert last["result"] == 8.0
     assert {one["status"] for one in answers} == {"ok"}
+
+
+def test_nobody_waits_for_a_model_that_is_loaded_while_another_worker_can_answer(running: Running) -> None:
+    """It takes 1.5 s in either worker of the release; meanwhile its tenant and another are answered as ever, by the version before."""
+    trained(running, "other", 3.0)
+    trained(running, "calm", 3.0)
+    with Stream(running, "calm") as stream, Stream(running, "other") as beside:
+        wait_for(lambda: "spare" in worker_states(running, "2.0.0"), GONE_S, "a spare worker")
+        running.train("calm", 4.0, loading="slow")
+        wait_for(lambda: loads(running, "calm.scale", 2) == 2, GONE_S, "v2 in both workers")
+    answers = stream.answers()
+    answered = [*stream.ids, *beside.ids] if beside.answers() else []
+    waited_ms = latencies_ms(running, answered)
+
+    assert {one["status"] for one in answers} == {"ok"}
+    assert (answers[0]["result"], answers[-1]["result"]) == (6.0, 8.0)
+    assert max(waited_ms) < 1_000, sorted(waited_ms)[-20:]
 
 
 def test_a_promotion_that_was_overtaken_does_not_take_over_later(running: Running) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from log_cases import GROUP, IN, MAX_RECORD_BYTES, OUT, PARTITIONS, Listener, numbered, open_log
 from millstream_server.adapters.kafka import KafkaLog
+from millstream_server.adapters.sqlite_log.database import Database
 from millstream_server.core.errors import MillstreamError
 from millstream_server.core.log import CommitPosition, Outgoing
 
@@ -45,6 +48,18 @@ def append_until_killed(address: str, told: Connection) -> None:
         log.append([Outgoing(IN, str(n).encode(), key=b"k", partition=n % PARTITIONS) for n in range(number, number + BATCH)])
         number += BATCH
         told.send(number)
+
+
+def hold_the_log_again_and_again(path: str, seconds: float, times: int, told: Connection) -> None:
+    """Have the embedded log for so long, with pauses of half a millisecond; tells when it begins and when it has ended."""
+    database = Database(Path(path), synchronous="FULL", busy_timeout_s=5.0)
+    told.send("begins")
+    for _ in range(times):
+        with database.transaction("holding the log"):
+            time.sleep(seconds)  # what is held is the point
+        time.sleep(0.0005)
+    told.send("ended")
+    database.close()
 
 
 def commit_after_a_freeze(bootstrap: str, options: dict[str, object], told: Connection) -> None:

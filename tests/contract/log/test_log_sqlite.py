@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import apsw
 import pytest
 from log_cases import GROUP, IN, OUT, STATE, Listener, commit, make_topics, numbered, read_all, topic_of, values
+from log_children import hold_the_log_again_and_again
 from millstream_server.adapters.sqlite_log import SqliteLog
 from millstream_server.adapters.sqlite_log.schema import STEPS, prepare
 from millstream_server.core.errors import Fenced, Invalid, LogUnavailable, MillstreamError, Unavailable
@@ -300,6 +302,24 @@ def test_writers_in_a_queue_wait_for_each_other(path: Path) -> None:
 
         later.join()
         assert len(topic_of(log, IN)) == 1
+
+
+def test_who_waits_for_a_writer_is_not_overtaken_again_and_again(path: Path) -> None:
+    """Beside another process that writes nearly all the time, an append gets its turn about as often as that one."""
+    with closing(opened(path)) as log:
+        make_topics(log)
+        theirs, ours = multiprocessing.get_context("spawn").Pipe()
+        other = multiprocessing.get_context("spawn").Process(target=hold_the_log_again_and_again, args=(str(path), 0.002, 1_000, theirs))
+        other.start()
+        ours.recv()
+        turns = 0
+        while not ours.poll():
+            log.append(numbered(1))
+            turns += 1
+            time.sleep(0.003)  # so that the other one is met while it holds the log
+        other.join(30)
+
+    assert turns > 250
 
 
 def test_a_log_can_be_used_from_many_threads(path: Path) -> None:

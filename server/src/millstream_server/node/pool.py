@@ -28,6 +28,7 @@ from millstream_server.core.shares import Lately
 from millstream_server.core.status import WorkerStatus
 from millstream_server.core.work import Work
 from millstream_server.node.confinement import UNCONFINED, Confinement
+from millstream_server.node.in_turn import InTurn
 from millstream_server.node.model_memory import MOST_AHEAD, ModelMark, ModelMemory, Shelf
 from millstream_server.node.worker import Batch, Spawn, Worker
 
@@ -57,6 +58,9 @@ that found a backlog. On a small machine an import takes half of the cores from 
 
 SPARE_S = 300.0
 """How long after its last request a release keeps a spare worker."""
+
+MOST_WARMED = 64
+"""Models that a new spare is given ahead of any request, of those that others were asked for last: so many it loads in some seconds."""
 
 RESTART_DELAYS_S = (0.0, 0.2, 1.0, 5.0, 15.0)
 """Wait before a worker is started again after it died before READY, by the number of such deaths in a row."""
@@ -187,6 +191,7 @@ class Pool:
         self._load_deaths: dict[tuple[str, int], int] = {}
         self._lone_was_last = False
         self._failed_loads: set[tuple[str, int]] = set()
+        self._in_turn = InTurn(self._begin_load, self._can_leave)
 
     # --- requests in --------------------------------------------------------------------------------------------------
 
@@ -234,10 +239,15 @@ class Pool:
                 pass
 
     def _senders(self) -> list[Worker]:
-        """Workers that take requests now: the first `workers` ready ones that are not stalled; the spare stands in for others."""
+        """Workers that take requests now: the first `workers` ready ones that are not stalled and load no version ahead of its
+        requests; the spare stands in for others."""
+        able = self._able()
+        present = [w for w in able if w not in self._in_turn.away]
+        return (present or able)[: self.limits.workers]
+
+    def _able(self) -> list[Worker]:
         now_s = time.monotonic()
-        able = [w for w in self.workers if w.ready and not w.draining and not w.kill_cause and not _stalled(w, now_s)]
-        return able[: self.limits.workers]
+        return [w for w in self.workers if w.ready and not w.draining and not w.kill_cause and not _stalled(w, now_s)]
 
     def _send_next(self, worker: Worker) -> bool:
         """Send one batch to a worker if the rules let one leave; whether something was sent."""
@@ -354,13 +364,46 @@ class Pool:
         return self._memory.expected_bytes(self.release.build_id, version.size_bytes if version is not None else 0)
 
     def preload(self, key: str, version: ModelVersion, *, if_it_fits: bool = False) -> bool:
-        """Load a model version into every ready worker ahead of its first request; false when no worker is ready."""
+        """Load a model version into every ready worker ahead of its first request; false when no worker is ready.
+
+        Into one after the other, those first that answer nobody now; with `if_it_fits` into all at once, since this is how a pool begins.
+        """
         self.wake()
         ready = [w for w in self.workers if w.ready and not w.draining]
-        for worker in ready:
-            if not if_it_fits or self._memory.fits(self._expected_bytes(key, version.version)):
-                self._ensure_model(worker, key, version.version)
+        if if_it_fits:
+            for worker in ready:
+                if self._memory.fits(self._expected_bytes(key, version.version)):
+                    self._ensure_model(worker, key, version.version)
+        else:
+            senders = self._senders()
+            for spare in ready:
+                if spare not in senders:
+                    self._warm(spare)
+            self._in_turn.load((key, version.version), sorted(ready, key=lambda worker: worker in senders))
         return bool(ready)
+
+    def _begin_load(self, worker: Worker, mark: ModelMark) -> bool:
+        if worker not in self.workers or worker.draining or worker.kill_cause or mark in worker.shelf.models:
+            return False
+        self._ensure_model(worker, *mark)
+        return (worker.pid, *mark) in self._preparing
+
+    def _can_leave(self, worker: Worker) -> bool:
+        """Whether another worker has all that this one was asked for."""
+        asked = worker.shelf.models.keys() - worker.shelf.unused
+        others = (w for w in self._able() if w is not worker and w not in self._in_turn.away)
+        return any(asked <= other.shelf.models.keys() for other in others)
+
+    def _warm(self, spare: Worker) -> None:
+        """Give a spare what others were asked for, as far as there is room, so that it can stand in for them."""
+        used: dict[ModelMark, float] = {}
+        for worker in self._able():
+            for mark, (_, used_s) in worker.shelf.models.items():
+                if worker is not spare and mark not in worker.shelf.unused:
+                    used[mark] = max(used_s, used.get(mark, 0.0))
+        for mark in sorted(used, key=lambda one: -used[one])[:MOST_WARMED]:
+            if self._memory.fits(self._expected_bytes(*mark)):
+                self._ensure_model(spare, *mark)
 
     def shelves(self) -> list[Shelf]:
         return [worker.shelf for worker in self.workers if not worker.kill_cause]
@@ -399,6 +442,7 @@ class Pool:
 
     def _give_model_up(self, key: str, number: int, code: str, reason: str) -> None:
         """Nobody is routed to this version any more; those that wait for it go to the last good one, or are told why not."""
+        self._in_turn.drop((key, number))
         self._answers.model_unusable(self, key, number, code, reason)
         waiting = [work for lane in list(self.backlog.lanes.values()) if lane.key[1:] == (key, number) for work in self._take_all(lane)]
         self._answers.route_anew(waiting + self._take_alone_of(key, number))
@@ -435,6 +479,8 @@ class Pool:
         if not self._was_ready:
             self._was_ready = True
             self._answers.pool_ready(self)
+        else:
+            self._warm(worker)
         self.pump()
 
     def on_loaded(self, worker: Worker, loaded: wire.Loaded) -> None:
@@ -451,9 +497,12 @@ class Pool:
                     work.load_s = round(load_s, 6)
         if loaded.error is not None:
             self._failed_loads.add((loaded.model, loaded.version))
+            self._in_turn.drop((loaded.model, loaded.version))
             self._answers.model_unusable(self, loaded.model, loaded.version, loaded.error.code, loaded.error.message)
             return
         self._answers.model_loaded(self, worker, loaded)
+        self._in_turn.loaded(worker, (loaded.model, loaded.version))
+        self.pump()
 
     def on_results(self, worker: Worker, results: wire.Results) -> None:
         batch = worker.batches[0] if worker.batches else None
@@ -487,6 +536,7 @@ class Pool:
 
     def on_exit(self, worker: Worker, cause: str) -> None:
         self.workers.remove(worker)
+        self._in_turn.gone(worker)
         if not self.workers:
             self._gone.set()
         self._answers.worker_ended(self, worker, cause, worker.draining or self._closing)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ from millstream_server.core.errors import LogUnavailable
 
 CHECKPOINT_PAGES = 2000
 """Pages of the write-ahead log (8 KiB each) at which it is copied into the file."""
+
+LOCK_STEP_S = 0.0005
+"""Between two tries for a lock that another connection has; a transaction takes 0.1 to 2 ms."""
 
 _TRUNCATE_PAGES = 16_000
 """Pages at which the copying waits for readers and writers: without a pause of theirs the file would grow without end."""
@@ -35,6 +39,7 @@ class Database:
         self._synchronous = synchronous
         self._busy_timeout_s = busy_timeout_s
         self._con: apsw.Connection | None = None
+        self._waits_since_s = 0.0
         self._wal_pages = 0
         self._checkpoint_at = CHECKPOINT_PAGES
 
@@ -43,9 +48,7 @@ class Database:
         if self._con is None:
             flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if self._create else 0)
             con = apsw.Connection(str(self.path), flags=flags, statementcachesize=200)
-            busy_ms = int(self._busy_timeout_s * 1000)
-            con.set_busy_timeout(busy_ms)
-            con.setlk_timeout(busy_ms, 0)  # waits for the writer in steps of 1 ms; the busy timeout's own steps reach 100 ms
+            con.set_busy_handler(self._wait_for_writer)
             con.execute(f"PRAGMA synchronous = {self._synchronous}; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -1024")
             con.execute("PRAGMA journal_size_limit = 67108864").fetchall()
             con.set_wal_hook(self._note_wal)
@@ -95,6 +98,20 @@ class Database:
             # Another process is copying, or the disk is full: a later commit tries again, and until then the log reads as before.
             pass
         self._checkpoint_at = self._wal_pages + CHECKPOINT_PAGES
+
+    def _wait_for_writer(self, tries: int) -> bool:
+        """Called by SQLite while another connection has what this one needs; whether to try again.
+
+        Always after the same short time. SQLite's own steps grow to 100 ms, so that who waits is overtaken again and again by who comes:
+        beside a caller that appends 500 times a second, the results of a node on busy cores waited for up to 900 ms.
+        """
+        now_s = time.monotonic()
+        if tries == 0:
+            self._waits_since_s = now_s
+        if now_s - self._waits_since_s > self._busy_timeout_s:
+            return False
+        time.sleep(LOCK_STEP_S)
+        return True
 
     def _note_wal(self, _con: apsw.Connection, _name: str, pages: int) -> int:
         self._wal_pages = pages
