@@ -83,13 +83,13 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Attempts charged to a request or run before it ends dead."""
 
     commit_interval_ms: Annotated[int, Meta(ge=1, le=10_000)] = 50
-    """Milliseconds after which results are committed even though their pool still has batches in flight."""
+    """Milliseconds after which results are committed, at the latest, even though their pool still has batches in flight."""
 
     workers: Annotated[int, Meta(ge=1, le=1024)] = 1
     """Worker processes of one release that answer requests."""
 
     spare_workers: Annotated[int, Meta(ge=0, le=64)] = 1
-    """Worker processes that a release with traffic keeps imported and waiting, to stand in for one that dies."""
+    """Worker processes that a release with traffic keeps imported and waiting, to stand in for one that dies or loads a model."""
 
     training_slots: Annotated[int, Meta(ge=0, le=1024)] = 2
     """Runs that this node works on at once."""
