@@ -60,6 +60,23 @@ def test_the_model_used_least_recently_leaves_first() -> None:
     assert pool.left == [model(1), model(2)]
 
 
+def test_what_a_spare_holds_in_reserve_leaves_before_what_was_asked_for() -> None:
+    """Though it was loaded last, and its worker has models that were loaded before it."""
+    pool = Pool(2)
+    worker, spare = pool.all
+    memory = ModelMemory(2 * BASE_BYTES + 4 * MODEL_BYTES, lambda: [pool])
+    load(memory, worker, model(0), 1.0)
+    load(memory, spare, model(1), 2.0)
+    for number in (0, 2):
+        load(memory, spare, model(number), 0.0)
+
+    for number in (3, 4):
+        load(memory, worker, model(number), float(number))
+
+    assert sorted(pool.left) == [model(0), model(2)]
+    assert (worker.models.keys(), spare.models.keys()) == ({model(0), model(3), model(4)}, {model(1)})
+
+
 def test_models_that_requests_wait_for_leave_last() -> None:
     """And one that was loaded for them and not used yet does not leave at all."""
     pool = Pool(1)

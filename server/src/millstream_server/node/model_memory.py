@@ -47,9 +47,14 @@ class Shelf:
         if not self._owed:
             self._rss_bytes, self._given_back = rss_bytes, 0
 
-    def load(self, mark: ModelMark, expected_bytes: int, now_s: float) -> None:
+    def load(self, mark: ModelMark, expected_bytes: int, used_s: float) -> None:
+        """It is told to load a model, which counts as used at a time; 0 for one that nobody asked of this worker: it is the first to
+        leave."""
         self._owed.append([expected_bytes, 0])
-        self.models[mark] = (expected_bytes, now_s)
+        if used_s:
+            self.models[mark] = (expected_bytes, used_s)
+        else:
+            self.models = {mark: (expected_bytes, used_s), **self.models}
         self.unused.add(mark)
 
     def unload(self, mark: ModelMark) -> bool:

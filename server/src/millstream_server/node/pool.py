@@ -340,8 +340,9 @@ class Pool:
 
     # --- models -------------------------------------------------------------------------------------------------------
 
-    def _ensure_model(self, worker: Worker, key: str, version: int) -> bool:
-        """Whether a worker may be sent requests for a model version (LOAD went out, or there is none); else begin to verify."""
+    def _ensure_model(self, worker: Worker, key: str, version: int, *, in_reserve: bool = False) -> bool:
+        """Whether a worker may be sent requests for a model version (LOAD went out, or there is none); else begin to verify. What is
+        only held in reserve is the first to leave."""
         if not key:
             return True
         if (key, version) in worker.shelf.models:
@@ -353,7 +354,7 @@ class Pool:
                 return False  # those that are loaded for waiting requests are used first
             self._preparing.add(mark)
             self._memory.prepare(expected_bytes)
-            self._loop.create_task(self._load(worker, mark, expected_bytes))
+            self._loop.create_task(self._load(worker, mark, expected_bytes, in_reserve))
         return False
 
     def _loaded_ahead(self, worker: Worker) -> int:
@@ -403,7 +404,7 @@ class Pool:
                     used[mark] = max(used_s, used.get(mark, 0.0))
         for mark in sorted(used, key=lambda one: -used[one])[:MOST_WARMED]:
             if self._memory.fits(self._expected_bytes(*mark)):
-                self._ensure_model(spare, *mark)
+                self._ensure_model(spare, *mark, in_reserve=True)
 
     def shelves(self) -> list[Shelf]:
         return [worker.shelf for worker in self.workers if not worker.kill_cause]
@@ -417,7 +418,7 @@ class Pool:
                 worker.unload(*mark)
         self._answers.model_unloaded(self, mark)
 
-    async def _load(self, worker: Worker, mark: tuple[int, str, int], expected_bytes: int) -> None:
+    async def _load(self, worker: Worker, mark: tuple[int, str, int], expected_bytes: int, in_reserve: bool) -> None:
         _, key, number = mark
         version = self._find_version(key, number)
         try:
@@ -429,7 +430,7 @@ class Pool:
         else:
             self._load_started[mark] = time.monotonic()
             self._memory.make_room(expected_bytes, (key, number))
-            worker.load(key, number, folder, expected_bytes)
+            worker.load(key, number, folder, expected_bytes, in_reserve=in_reserve)
         finally:
             self._preparing.discard(mark)
             self._memory.prepare(-expected_bytes)
@@ -485,7 +486,7 @@ class Pool:
 
     def on_loaded(self, worker: Worker, loaded: wire.Loaded) -> None:
         version = self._find_version(loaded.model, loaded.version)
-        grown_bytes = worker.shelf.loaded(loaded.rss_bytes)
+        grown_bytes = worker.shelf.loaded(worker.rss_bytes() or loaded.rss_bytes)  # looked at from here: a worker may say anything
         self._memory.learn(self.release.build_id, grown_bytes, version.size_bytes if version is not None else 0)
         started_s = self._load_started.pop((worker.pid, loaded.model, loaded.version), None)
         load_s = time.monotonic() - started_s if started_s is not None else loaded.seconds

@@ -32,13 +32,12 @@ from millstream_server import __version__
 from millstream_server.core.batching import Lane
 from millstream_server.core.errors import Unavailable
 from millstream_server.core.work import Work
+from millstream_server.node.allowance import MAX_LINE, MAX_LINES_A_SECOND, MAX_LOGS_A_SECOND, Allowance, bounded
 from millstream_server.node.confinement import UNCONFINED, Confinement
 from millstream_server.node.model_memory import Shelf
 from millstream_server.node.sandbox import TMP
 
 _SOCKET_BUFFER_BYTES = 1 << 20
-_MAX_LINE_BYTES = 16 * 1024
-_MAX_LINES_A_SECOND = 1000
 _MAX_REST_BYTES = 1 << 20
 
 _LOOKS_AT_CHILDREN = 10
@@ -129,7 +128,8 @@ class Worker(asyncio.Protocol):
         self._unsent: list[wire.FromNode] = []
         self._transport: asyncio.Transport | None = None
         self._output = bytearray()
-        self._line_second = self._lines_told = self._lines_dropped = 0
+        self._lines = Allowance(MAX_LINES_A_SECOND, lambda said: self.listener.on_line(self, said))
+        self._logs = Allowance(MAX_LOGS_A_SECOND, lambda said: self.listener.on_line(self, said))
         self._exited = False
         self._closed = False
         self._reported = False
@@ -181,9 +181,9 @@ class Worker(asyncio.Protocol):
                 return folder  # nobody reads them: its folder is gone with it
             raise Unavailable("no_space", f"the files of a model cannot be shown to worker {self.pid}: {error}") from error
 
-    def load(self, key: str, version: int, folder: Path, expected_bytes: int) -> None:
+    def load(self, key: str, version: int, folder: Path, expected_bytes: int, *, in_reserve: bool = False) -> None:
         """Ask for a model version whose files it can see; batches that are sent later are run after it."""
-        self.shelf.load((key, version), expected_bytes, time.monotonic())
+        self.shelf.load((key, version), expected_bytes, 0.0 if in_reserve else time.monotonic())
         if not self.loading and not self.batches:
             self.turned_s = time.monotonic()
         self.loads_sent += 1
@@ -303,6 +303,9 @@ class Worker(asyncio.Protocol):
                 self.listener.on_loaded(self, message)
             case wire.Bye():
                 self.draining = True
+            case wire.Log():
+                if self._logs.passing(1):
+                    self.listener.on_message(self, bounded(message))
             case _:
                 self.listener.on_message(self, message)
 
@@ -331,7 +334,7 @@ class Worker(asyncio.Protocol):
             return
         self._output += data
         *lines, rest = self._output.split(b"\n")
-        if len(rest) > _MAX_LINE_BYTES:
+        if len(rest) > MAX_LINE:
             lines, rest = [*lines, rest], bytearray()
         self._output = bytearray(rest)
         self._tell_lines([bytes(line) for line in lines])
@@ -393,17 +396,9 @@ class Worker(asyncio.Protocol):
 
     def _tell_lines(self, lines: list[bytes]) -> None:
         """Hand lines over, of each second only so many: one that writes without end must not hold up the node."""
-        second = int(time.monotonic())
-        if second != self._line_second:
-            dropped, self._lines_dropped = self._lines_dropped, 0
-            self._line_second, self._lines_told = second, 0
-            if dropped:
-                self.listener.on_line(self, f"{dropped} lines dropped: more than {_MAX_LINES_A_SECOND} in a second")
-        passing = lines[: max(0, _MAX_LINES_A_SECOND - self._lines_told)]
-        self._lines_told += len(passing)
-        self._lines_dropped += len(lines) - len(passing)
+        passing = lines[: self._lines.passing(len(lines))]
         for line in passing:
-            self.listener.on_line(self, line[:_MAX_LINE_BYTES].decode("utf-8", "replace"))
+            self.listener.on_line(self, line[:MAX_LINE].decode("utf-8", "replace"))
 
     def _start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         spawn = self.spawn
