@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 PATIENCE_S = 3.0
 """How long a node may say that it answers with a version whose successor it has loaded: its word on itself is up to a second old."""
 
+SILENCE_S = 10.0
+"""How long nodes may take to stop answering with a deleted model before the command ends without them; mostly it is a second."""
+
 Sizes = dict[int, tuple[int, int]]
 """By version how many files it has on the disk, and their bytes."""
 
@@ -59,6 +62,8 @@ def delete(invocation: Invocation, model: str, number: int | None, yes: bool) ->
             click.echo("nothing is deleted", err=True)
             return 0
         _write(ports, model, {version.version for version in going if not version.is_deleted}, number)
+        if number is None:
+            _await_silence(ports, state)
         freed_bytes = sum(ports.artifacts.remove(version.location) for version in going)
     click.echo(f"{_named(state, number)} is deleted: {freed_bytes} bytes given back", err=True)
     return 0
@@ -104,6 +109,18 @@ def _refuse_answering(ports: Ports, state: ModelState, number: int) -> None:
                 f"{state.key} v{number} answers on {nodes[0]} until v{state.champion} is loaded there",
                 mend=f"see why: millstream models promote {state.key} {state.champion}",
             )
+        time.sleep(0.1)  # between two looks at what nodes report, for a bounded time
+
+
+def _await_silence(ports: Ports, state: ModelState) -> None:
+    """Wait until no node answers with a deleted model any more, and name one that takes too long: it will when it hears of it."""
+    from millstream_server.cli.serving import serving_nodes
+
+    until_s = time.monotonic() + SILENCE_S
+    while nodes := [n.node for n in serving_nodes(ports.store) if any(m.model == state.key and m.serving for m in n.models)]:
+        if time.monotonic() > until_s:
+            click.echo(f"{', '.join(nodes)} answers with it still, and will not once it has heard of this: see millstream status", err=True)
+            return
         time.sleep(0.1)  # between two looks at what nodes report, for a bounded time
 
 

@@ -486,7 +486,7 @@ class Pool:
 
     def on_loaded(self, worker: Worker, loaded: wire.Loaded) -> None:
         version = self._find_version(loaded.model, loaded.version)
-        grown_bytes = worker.shelf.loaded(worker.rss_bytes() or loaded.rss_bytes)  # looked at from here: a worker may say anything
+        grown_bytes = worker.shelf.loaded(loaded.rss_bytes)
         self._memory.learn(self.release.build_id, grown_bytes, version.size_bytes if version is not None else 0)
         started_s = self._load_started.pop((worker.pid, loaded.model, loaded.version), None)
         load_s = time.monotonic() - started_s if started_s is not None else loaded.seconds
