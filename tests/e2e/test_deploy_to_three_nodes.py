@@ -190,13 +190,13 @@ def test_a_node_without_space_holds_a_deployment_up_and_nobody_else(three: Three
         fill(filler)
         refused = three.running.say("deploy", release)
         between = {name: three.current() for name in "abc"}
+        mend = check_refused_by("b", refused, release)
         wait_for(lambda: not three.on_disk("b") & {"2.0.0", ".tmp"}, PATIENT_S, "nothing of it is left on the full disk")
     answers = stream.answers()
     filler.unlink()
     with Stream(three.running) as after:
         deployed = three.running.say("deploy", release)
 
-    mend = check_refused_by("b", refused, release)
     assert "no space is left" in refused.err.lower() or "No space left" in refused.err
     assert mend.startswith("free space on the disk of ")
     assert set(between.values()) == {before}

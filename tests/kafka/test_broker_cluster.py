@@ -42,14 +42,17 @@ def test_a_cluster_keeps_three_copies_and_acknowledges_two(kafka_cluster: Cluste
     settings: Settings = {"bootstrap.servers": kafka_cluster.bootstrap}
     admin = AdminClient(settings)
     make_topic(settings, "plain")
-    wait_for(lambda: "plain" in admin.list_topics(timeout=10).topics, 10, "all brokers to hear of it")
+    wanted = {"plain", "__consumer_offsets", "__transaction_state"}
+    copies: dict[str, int] = {}
+
+    def look() -> bool:
+        """Each look asks any of the three brokers, which hear of a new topic one after the other."""
+        topics = admin.list_topics(timeout=10).topics
+        copies.update({name: len(topic.partitions[0].replicas) for name, topic in topics.items() if 0 in topic.partitions})
+        return wanted <= topics.keys() and all(0 in topics[name].partitions for name in wanted)
+
+    wait_for(look, 20, "one broker that has heard of all topics")
 
     told = broker_config(settings)
-    topics = admin.list_topics(timeout=10).topics
-
     assert (told["min.insync.replicas"], told["broker.session.timeout.ms"]) == ("2", "6000")
-    assert {name: len(topic.partitions[0].replicas) for name, topic in topics.items()} == {
-        "plain": 3,
-        "__consumer_offsets": 3,
-        "__transaction_state": 3,
-    }
+    assert copies == dict.fromkeys(wanted, 3)

@@ -94,23 +94,23 @@ class Installer:
         self._idle_priority = idle_priority
         self._confine = confine
 
-    def sweep(self) -> list[str]:
-        """Remove what an interrupted installation or removal left behind; called once, before the first installation.
+    def sweep(self, *, older_s: float = 0.0) -> list[str]:
+        """Remove what an interrupted installation or removal left behind.
 
         What another process is just making is left to it.
+
+        Args:
+            older_s: seconds since a folder was last changed; who has just made one may not hold its lock yet.
 
         Returns:
             Names of the folders that were removed.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        unsealed = [
-            path
-            for path in self.root.iterdir()
-            if (path.name.startswith(_TEMPORARY) or (path.is_dir() and _read_seal(path) is None)) and not _is_locked(path)
-        ]
+        latest = time.time() - older_s
+        unsealed = [path for path in self.root.iterdir() if _is_unsealed(path) and _changed_s(path) <= latest and not _is_locked(path)]
         for path in unsealed:
             venv.remove(path)
-        return sorted(path.name for path in unsealed)
+        return sorted(path.name for path in unsealed if not path.exists())
 
     def ready(self, build_id: str) -> Environment | None:
         """Return the environment of a build where it is complete and its interpreter is still there, else None."""
@@ -407,6 +407,17 @@ def _build_environments() -> list[Path]:
         return sorted(path for path in venv.build_cache().iterdir() if not path.name.startswith(_TEMPORARY))
     except OSError:
         return []  # a machine that only serves, or a user without a home
+
+
+def _is_unsealed(path: Path) -> bool:
+    return path.name.startswith(_TEMPORARY) or (path.is_dir() and _read_seal(path) is None)
+
+
+def _changed_s(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")  # gone meanwhile: nothing to remove
 
 
 def _read_seal(prefix: Path) -> Sealed | None:

@@ -63,8 +63,8 @@ class Installer(Protocol):
     ) -> Environment:
         """Build it; blocks. Raises MillstreamError with the reason."""
 
-    def sweep(self) -> list[str]:
-        """Remove what interrupted installs left."""
+    def sweep(self, *, older_s: float = 0.0) -> list[str]:
+        """Remove what interrupted installs and removals left that long ago; the names of what is gone now."""
 
     def installed(self) -> Sequence[Sealed]:
         """Every complete environment on this machine."""
@@ -308,7 +308,10 @@ class Releases:
             self.reconcile()  # it may be needed again by now
 
     async def _remove_left_over(self, wanted: set[str]) -> None:
-        """Environments on this machine that were needed before this process began. Those made by hand for a later release stay."""
+        """Environments on this machine that were needed before this process began, and halves of some that could not be removed at
+        once. Those made by hand for a later release stay."""
+        for name in await asyncio.to_thread(self._installer.sweep, older_s=LOOK_AT_DISK_S):
+            self._logbook.write(entry("environment_removed", f"{name}: what was left of an unfinished environment", level="warning"))
         for sealed in await asyncio.to_thread(self._installer.installed):
             state = self._catalog.packages.get(sealed.package)
             if sealed.build_id in wanted or sealed.build_id in self.builds or not is_left_over(sealed.created_ms, state):
