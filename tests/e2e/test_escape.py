@@ -187,10 +187,14 @@ def test_a_fork_bomb_stops_at_the_limit(running: Running) -> None:
     wait_for(lambda: not [pid for pid in left if lives(pid)], RECOVERED_S, "its processes are gone, though each has a session of its own")
 
 
-@pytest.mark.parametrize("by_children", [False, True])
-def test_a_memory_bomb_ends_its_worker_and_is_told_so(running: Running, by_children: bool) -> None:
-    """Alone, or spread over processes that each take little."""
-    result = ask(running, "memory_bomb", by_children=by_children, most_bytes=4 * LIMIT_BYTES)
+@pytest.mark.parametrize(
+    ("by_children", "most_bytes", "files_bytes"),
+    [(False, 4 * LIMIT_BYTES, 0), (True, 4 * LIMIT_BYTES, 0), (False, LIMIT_BYTES - (60 << 20), 60 << 20)],
+    ids=["alone", "children", "files"],
+)
+def test_a_memory_bomb_ends_its_worker_and_is_told_so(running: Running, by_children: bool, most_bytes: int, files_bytes: int) -> None:
+    """Alone, spread over processes that each take little, or half of it in files of its /tmp, which is memory."""
+    result = ask(running, "memory_bomb", by_children=by_children, most_bytes=most_bytes, files_bytes=files_bytes)
 
     assert f"killed by the memory limit of {LIMIT_BYTES >> 20} MiB" in refusal(result)
     assert isinstance(result["error"], dict)

@@ -78,6 +78,16 @@ def test_an_imported_model_answers_as_mlflow_does(running: Running, name: str) -
 
     assert said.code == 0, said.err
     assert ask(running, own, {"inputs" if own == "line" else "rows": told["asked"]}) == told["answered"]
+    assert in_tmp(running, own) == []
+
+
+def in_tmp(running: Running, package: str) -> list[str]:
+    """Copies of models in the /tmp of a package's workers, which is memory; there is at least one worker to look at."""
+    rows = (running.up().status() or {})["releases"]
+    assert isinstance(rows, list)
+    pids = [worker["pid"] for row in rows if row["package"] == package for worker in row["workers"] if worker["state"] != "starting"]
+    assert pids
+    return [str(path) for pid in pids for path in Path(f"/proc/{pid}/root/tmp").glob("mlflow-scratch-*")]
 
 
 def test_a_model_of_code_answers_with_its_parameters_and_says_where_it_comes_from(mood: Running) -> None:

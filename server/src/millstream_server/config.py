@@ -262,7 +262,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Files and folders of this machine that workers in a sandbox may write."""
 
     tmp_bytes: Bytes = 512 * MIB
-    """Size of the /tmp that each worker in a sandbox has for itself, in memory."""
+    """Size of the /tmp that each worker in a sandbox has for itself, in memory; what lies there counts as the worker's memory."""
 
     max_processes: Annotated[int, Meta(ge=16, le=1_000_000)] = 512
     """Processes and threads that one worker in a sandbox may have."""

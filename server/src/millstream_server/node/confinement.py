@@ -3,7 +3,8 @@
 Made once by `app` and handed to whoever starts processes of an environment: pools, runs, trials by hand, and the installer's import probe.
 
 A confined worker sees no path of the data directory but its environment. So the files of a model are shown to it in a folder of its own,
-as hard links (copies where they lie on another disk), and what a training leaves is taken from such a folder into the staged one.
+as hard links (copies where they lie on another disk), and what a training leaves is taken from such a folder into the staged one. A model
+that was folders is shown as these too: unpacked by the worker it would lie in its /tmp, which is memory.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from millstream_server.core.errors import Unavailable
+from millstream_server.core.folders import FOLDER, LAYOUT_FILE, MOST_LAYOUT_BYTES, read_layout
 from millstream_server.node import control_groups, sandbox
 from millstream_server.node.control_groups import ControlGroups, Group
 from millstream_server.node.sandbox import Missing, Sandbox
@@ -68,12 +70,9 @@ class Own:
         shown = self.models / f"{self._number}-{uuid.uuid4().hex[:8]}"
         shown.mkdir()
         for entry in os.scandir(files):
-            if not entry.is_file(follow_symlinks=False):
-                continue  # whoever verified them has refused it
-            try:
-                os.link(entry.path, shown / entry.name)
-            except OSError:  # another disk, or files of another user
-                shutil.copyfile(entry.path, shown / entry.name)
+            if entry.is_file(follow_symlinks=False):  # whoever verified them has refused anything else
+                _put(entry.path, shown / entry.name)
+        _show_folder(shown)
         return shown
 
     def hide(self, shown: Path) -> None:
@@ -97,6 +96,34 @@ class Own:
             self.group.remove()
         if self.models is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _put(source: str | Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or files of another user
+        shutil.copyfile(source, target)
+
+
+def _show_folder(shown: Path) -> None:
+    """Show a model that was folders as it was, but for one with modules: what is imported from there outlives the model."""
+    layout_file, folder = shown / LAYOUT_FILE, shown / FOLDER
+    if not layout_file.is_file() or layout_file.stat().st_size > MOST_LAYOUT_BYTES:
+        return
+    layout = read_layout(layout_file.read_bytes(), set(os.listdir(shown)))
+    if layout is None or layout.modules or folder.exists():
+        return
+    try:
+        for path, name in layout.files.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _put(shown / name, target)
+    except (
+        FileExistsError,
+        NotADirectoryError,
+        IsADirectoryError,
+    ):  # one place is a file and a folder: the worker says what is wrong with it
+        shutil.rmtree(folder)
 
 
 class Confinement:

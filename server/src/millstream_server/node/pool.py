@@ -470,7 +470,7 @@ class Pool:
             self._break_if_hopeless(reason)
             return
         self._early_deaths = 0
-        self._idle_bytes = worker.rss_bytes()
+        self._idle_bytes = worker.memory_bytes()
         worker.shelf.measured(self._idle_bytes)
         if not self._ever_ready:
             self._first_ready_s = time.monotonic()
@@ -486,7 +486,7 @@ class Pool:
 
     def on_loaded(self, worker: Worker, loaded: wire.Loaded) -> None:
         version = self._find_version(loaded.model, loaded.version)
-        grown_bytes = worker.shelf.loaded(loaded.rss_bytes)
+        grown_bytes = worker.shelf.loaded(loaded.rss_bytes + worker.tmp_bytes())
         self._memory.learn(self.release.build_id, grown_bytes, version.size_bytes if version is not None else 0)
         started_s = self._load_started.pop((worker.pid, loaded.model, loaded.version), None)
         load_s = time.monotonic() - started_s if started_s is not None else loaded.seconds
@@ -675,7 +675,7 @@ class Pool:
     def _watch(self, worker: Worker, now_s: float, now_ms: int) -> None:
         limit = self.limits.worker_memory_bytes
         if worker.ready and not worker.batches:
-            worker.shelf.measured(worker.rss_bytes())
+            worker.shelf.measured(worker.memory_bytes())
         if limit and worker.exceeds(limit):
             worker.kill(f"it was killed by the memory limit of {limit // (1 << 20)} MiB")
         elif not worker.ready and now_s - worker.started_s > self.limits.ready_timeout_s:

@@ -221,20 +221,31 @@ class Worker(asyncio.Protocol):
         self.draining = True
         self.send(wire.Drain())
 
-    def rss_bytes(self) -> int:
-        """Resident memory of the process now, 0 when it is gone."""
-        return _rss_bytes(self.pid)
+    def memory_bytes(self) -> int:
+        """Memory of the process and of the files in its own /tmp now, 0 when it is gone."""
+        return _rss_bytes(self.pid) + self.tmp_bytes()
+
+    def tmp_bytes(self) -> int:
+        """What the files in the /tmp of its sandbox take, which is memory that no process counts as its own."""
+        if not self.is_confined or self.hello is None:
+            return 0
+        try:
+            said = os.statvfs(f"/proc/{self.pid}/root{TMP}")
+        except OSError:
+            return 0  # it is just ending, or this system shows nobody the root of others
+        return (said.f_blocks - said.f_bfree) * said.f_frsize
 
     def exceeds(self, limit_bytes: int) -> bool:
-        """Whether the process and all that it started have more resident memory. Those that it started are looked for now and then
-        only, where no control group tells of them."""
+        """Whether the process, all that it started, and the files in its own /tmp take more memory. What it started is looked for now and
+        then only, where no control group tells of it."""
         group = self.own.group
         self._looks += 1
         if group is None and self._looks % _LOOKS_AT_CHILDREN:
-            return self.rss_bytes() > limit_bytes
+            return self.memory_bytes() > limit_bytes
+        left_bytes = limit_bytes - self.tmp_bytes()
         pids = group.pids() if group is not None else _family(self._process.pid)
         # What forked processes share counts for each of them first; only where that is too much is it asked for by shares, which is slow.
-        return sum(map(_rss_bytes, pids)) > limit_bytes and sum(map(_share_bytes, pids)) > limit_bytes
+        return sum(map(_rss_bytes, pids)) > left_bytes and sum(map(_share_bytes, pids)) > left_bytes
 
     # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
 

@@ -17,13 +17,13 @@ import msgspec
 from packaging.utils import canonicalize_name
 
 from millstream_server.core.errors import Invalid
+from millstream_server.core.folders import LAYOUT_FILE, LAYOUT_FORMAT, Layout
 from millstream_server.core.names import check_name
 from millstream_server.core.release import Manifest
 from millstream_server.environments.mlflow_models.model import CODE, MlflowModel
 from millstream_server.environments.mlflow_models.requirements import Wanted
 
 TEMPLATE = Path(__file__).parent / "template"
-LAYOUT = "layout.json"
 _SUFFIX = ".in"
 _MODULE = "millstream_mlflow_"
 """Before the digest of what a release of imported models is made of: two models with the same digest share it."""
@@ -135,8 +135,8 @@ def write_files(model: MlflowModel, folder: Path) -> None:
         except FileNotFoundError as error:
             raise Invalid(CODE, f"{path} went away while it was copied", where=str(model.folder)) from error
         files[path] = flat
-    layout = {"format": 1, "modules": model.modules, "files": files}
-    (folder / LAYOUT).write_text(json.dumps(layout, indent=1), encoding="utf-8")
+    layout = Layout(LAYOUT_FORMAT, model.modules, files)
+    (folder / LAYOUT_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(layout), indent=1))
 
 
 def _told(model: MlflowModel) -> str:

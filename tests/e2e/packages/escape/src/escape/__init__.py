@@ -162,9 +162,13 @@ def fork_bomb(most: int) -> int:
 
 
 @ms.inference
-def memory_bomb(by_children: bool, most_bytes: int) -> int:
-    """Take memory, more than is allowed, alone or by children that take little each."""
+def memory_bomb(by_children: bool, most_bytes: int, files_bytes: int = 0) -> int:
+    """Take memory, more than is allowed: alone, by children that take little each, or with files in /tmp, and wait to be ended."""
     kept: list[bytearray] = []
+    if files_bytes:
+        Path("/tmp/bomb").write_bytes(bytes(files_bytes))
+        kept.append(bytearray(os.urandom(1 << 20)) * (most_bytes >> 20))
+        time.sleep(600)
     libc = ctypes.CDLL(None)
     if by_children:
         for _ in range(most_bytes // (24 << 20)):
