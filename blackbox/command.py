@@ -11,11 +11,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakSet
 
 START_TIMEOUT_S = 60.0
 
+NODES: WeakSet[Node] = WeakSet()
+"""All that somebody still holds; what they say is told where a test fails."""
+
 UNCONFINED = {"MILLSTREAM_WORKER_SANDBOX": "off"}
 """For pipelines that leave marks on the machine for a test to see, tell their process id, or kill the node: from a sandbox none can."""
+
+
+_EACH_REQUEST = (" | intake: ", " | dispatch: ", " | commit: ")
 
 
 class CommandFailed(Exception):
@@ -108,13 +115,16 @@ class Platform:
         return Node(self, process, log)
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
     """A node process that this program started."""
 
     platform: Platform
     process: subprocess.Popen[bytes]
     log: Path
+
+    def __post_init__(self) -> None:
+        NODES.add(self)
 
     @property
     def pid(self) -> int:
@@ -149,6 +159,11 @@ class Node:
                 return time.monotonic() - started
             time.sleep(0.05)
         raise TimeoutError(f"the node did not accept requests within {timeout_s:.0f} s:\n{self.words()}")
+
+    def story(self, lines: int = 60) -> str:
+        """The end of what it wrote on its terminal, without the lines of each request."""
+        said = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return "\n".join([line for line in said if not any(word in line for word in _EACH_REQUEST)][-lines:])
 
     def words(self) -> str:
         return self.log.read_text(errors="replace")[-3000:] if self.log.exists() else ""

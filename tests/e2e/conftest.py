@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from running_platform import OPEN
+
+from blackbox.command import NODES
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -14,3 +16,14 @@ def nothing_is_left() -> Iterator[None]:
     yield
     for running in list(OPEN):
         running.kill()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What fails once in a hundred runs must tell why the first time: what the nodes said last stands below the failure."""
+    report = yield
+    if report.failed:
+        for node in list(NODES):
+            state = "lives" if node.alive() else f"ended with exit code {node.process.returncode}"
+            report.sections.append((f"node {node.pid}, which {state}: {node.log}", node.story()))
+    return report
