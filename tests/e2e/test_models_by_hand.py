@@ -32,6 +32,8 @@ from blackbox.stream import wait_for
 pytestmark = pytest.mark.xdist_group("models by hand")
 
 GONE_S = 30.0
+SPARE_S = 120.0
+"""A spare is started behind everything else, where others have work for both cores long after."""
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def test_nobody_waits_for_a_model_that_is_loaded_while_another_worker_can_answer
     trained(running, "other", 3.0)
     trained(running, "calm", 3.0)
     with Stream(running, "calm") as stream, Stream(running, "other") as beside:
-        wait_for(lambda: "spare" in worker_states(running, "2.0.0"), GONE_S, "a spare worker")
+        wait_for(lambda: "spare" in worker_states(running, "2.0.0"), SPARE_S, "a spare worker")
         running.train("calm", 4.0, loading="slow")
         wait_for(lambda: loads(running, "calm.scale", 2) == 2, GONE_S, "v2 in both workers")
     answers = stream.answers()
