@@ -341,12 +341,11 @@ def _prepare_workers(settings: Settings, ports: Ports) -> None:
     Raises:
         Unavailable: no_sandbox
     """
-    import shutil
-
+    from millstream_server import trees
     from millstream_server.node.confinement import WORKERS
 
     _ = ports.confinement
-    shutil.rmtree(settings.data_dir / "work" / WORKERS, ignore_errors=True)
+    trees.remove(settings.data_dir / "work" / WORKERS)
 
 
 def _refuse_to_leave(ports: Ports) -> None:

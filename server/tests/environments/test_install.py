@@ -390,13 +390,15 @@ def test_sweeping_removes_what_is_not_complete_and_nothing_else(installer: Insta
 def test_sweeping_while_others_work_leaves_what_was_just_begun(installer: Installer) -> None:
     """A node sweeps all the time that it runs; who makes an environment has its folder before it has the folder's lock."""
     just, before = installer.root / ".tmp-just", installer.root / ".tmp-before"
-    for folder in (just, before):
-        folder.mkdir(parents=True)
+    unreadable = installer.root / "1.0.0+unreadable"
     hour_ago_s = time.time() - 3600
-    os.utime(before, (hour_ago_s, hour_ago_s))
+    for folder in (just, before, unreadable):
+        folder.mkdir(parents=True)
+        os.utime(folder, (hour_ago_s, hour_ago_s) if folder != just else None)
 
     assert installer.sweep(older_s=60) == [".tmp-before"]
     assert just.is_dir()
+    assert unreadable.is_dir()  # its manifest cannot be read: at the next start, when no worker runs in it
 
 
 def test_a_removed_environment_is_gone_and_can_be_made_again(installer: Installer, release: Release) -> None:

@@ -100,17 +100,26 @@ class Installer:
         What another process is just making is left to it.
 
         Args:
-            older_s: seconds since a folder was last changed; who has just made one may not hold its lock yet.
+            older_s: for a node that runs: what has a temporary name alone, and was not changed for so many seconds, because who has
+                just made a folder may not hold its lock yet. 0: all that is not complete.
 
         Returns:
             Names of the folders that were removed.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        latest = time.time() - older_s
-        unsealed = [path for path in self.root.iterdir() if _is_unsealed(path) and _changed_s(path) <= latest and not _is_locked(path)]
-        for path in unsealed:
-            venv.remove(path)
-        return sorted(path.name for path in unsealed if not path.exists())
+        swept = []
+        for path in self.root.iterdir():
+            with contextlib.suppress(OSError):  # what another user left, or what cannot be read now, is left
+                if self._is_left(path, older_s) and not _is_locked(path):
+                    venv.remove(path)
+                    swept += [path.name] if not path.exists() else []
+        return sorted(swept)
+
+    @staticmethod
+    def _is_left(path: Path, older_s: float) -> bool:
+        if path.name.startswith(_TEMPORARY):
+            return path.stat().st_mtime <= time.time() - older_s
+        return not older_s and path.is_dir() and _read_seal(path) is None
 
     def ready(self, build_id: str) -> Environment | None:
         """Return the environment of a build where it is complete and its interpreter is still there, else None."""
@@ -143,10 +152,12 @@ class Installer:
 
     def installed(self) -> list[Sealed]:
         """What every complete environment says of itself, the newest first."""
-        try:
-            seals = [seal for path in self.root.iterdir() if (seal := _read_seal(path)) is not None and seal.build_id == path.name]
-        except FileNotFoundError:
-            return []
+        seals = []
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.root.iterdir():
+                with contextlib.suppress(PermissionError):  # lost+found, or what another user left
+                    if (seal := _read_seal(path)) is not None and seal.build_id == path.name:
+                        seals.append(seal)
         return sorted(seals, key=lambda seal: seal.created_ms, reverse=True)
 
     @contextlib.contextmanager
@@ -407,17 +418,6 @@ def _build_environments() -> list[Path]:
         return sorted(path for path in venv.build_cache().iterdir() if not path.name.startswith(_TEMPORARY))
     except OSError:
         return []  # a machine that only serves, or a user without a home
-
-
-def _is_unsealed(path: Path) -> bool:
-    return path.name.startswith(_TEMPORARY) or (path.is_dir() and _read_seal(path) is None)
-
-
-def _changed_s(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return float("inf")  # gone meanwhile: nothing to remove
 
 
 def _read_seal(prefix: Path) -> Sealed | None:

@@ -13,7 +13,6 @@ import ctypes
 import errno
 import hashlib
 import os
-import shutil
 import stat
 import threading
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from millstream_server import trees
 from millstream_server.core.errors import Failed, Invalid, MillstreamError, Unavailable
 from millstream_server.environments.interpreters import Interpreter
 from millstream_server.environments.phases import Phases
@@ -159,7 +159,7 @@ def sync_filesystem(folder: Path) -> None:
 
 def make_read_only(prefix: Path) -> None:
     """Take the write permission from every folder; files are shared with uv's cache, so their modes are not ours to change."""
-    for folder, _, _ in os.walk(prefix, topdown=False):
+    for folder in trees.folders(prefix):
         os.chmod(folder, stat.S_IMODE(os.stat(folder).st_mode) & ~0o222)
 
 
@@ -173,15 +173,23 @@ class Sizes(msgspec.Struct, frozen=True):
 def sizes(prefix: Path) -> Sizes:
     """Measure a tree; files that go meanwhile are not counted."""
     own_bytes = shared_bytes = 0
-    for folder, _, names in os.walk(prefix):
-        for name in names:
+    for folder in trees.folders(prefix):
+        for entry in _listed(folder):
             with contextlib.suppress(FileNotFoundError):
-                said = os.lstat(os.path.join(folder, name))
+                said = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(said.st_mode):
+                    continue
                 if said.st_nlink == 1:
                     own_bytes += said.st_blocks * 512
                 else:
                     shared_bytes += said.st_blocks * 512
     return Sizes(own_bytes, shared_bytes)
+
+
+def _listed(folder: str) -> list[os.DirEntry[str]]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        return list(entries)
+    return []
 
 
 def own_bytes(prefix: Path) -> int:
@@ -190,8 +198,5 @@ def own_bytes(prefix: Path) -> int:
 
 
 def remove(prefix: Path) -> None:
-    """Remove a tree whose folders may be read-only; one that is gone, or goes meanwhile, is no error."""
-    with contextlib.suppress(FileNotFoundError):
-        for folder, _, _ in os.walk(prefix):
-            os.chmod(folder, 0o700)
-    shutil.rmtree(prefix, ignore_errors=True)
+    """Remove a tree whose folders may be read-only; one that is gone, or goes meanwhile, is no error. What cannot be removed is left."""
+    trees.remove(prefix)

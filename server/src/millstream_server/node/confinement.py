@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from millstream_server import trees
 from millstream_server.core.errors import Unavailable
 from millstream_server.core.folders import FOLDER, LAYOUT_FILE, MOST_LAYOUT_BYTES, read_layout
 from millstream_server.node import control_groups, sandbox
@@ -76,9 +77,9 @@ class Own:
         return shown
 
     def hide(self, shown: Path) -> None:
-        """The worker needs these files no more."""
+        """The worker needs these files no more. Blocks; in any thread."""
         if self.models is not None and shown.parent == self.models:
-            shutil.rmtree(shown, ignore_errors=True)
+            trees.remove(shown)
 
     def take_out(self, staged: Path) -> None:
         """Move what a training left into the folder that is sealed next. Blocks; in any thread."""
@@ -95,7 +96,7 @@ class Own:
         if self.group is not None:
             self.group.remove()
         if self.models is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            trees.remove(self.folder)
 
 
 def _put(source: str | Path, target: Path) -> None:
@@ -123,7 +124,7 @@ def _show_folder(shown: Path) -> None:
         NotADirectoryError,
         IsADirectoryError,
     ):  # one place is a file and a folder: the worker says what is wrong with it
-        shutil.rmtree(folder)
+        trees.remove(folder)
 
 
 class Confinement:

@@ -310,7 +310,12 @@ class Releases:
     async def _remove_left_over(self, wanted: set[str]) -> None:
         """Environments on this machine that were needed before this process began, and halves of some that could not be removed at
         once. Those made by hand for a later release stay."""
-        for name in await asyncio.to_thread(self._installer.sweep, older_s=LOOK_AT_DISK_S):
+        try:
+            swept = await asyncio.to_thread(self._installer.sweep, older_s=LOOK_AT_DISK_S)
+        except OSError as error:  # the folder of environments itself: looked at again
+            swept = []
+            self._logbook.write(entry("environment_removed", f"what is unfinished cannot be looked for: {error}", level="warning"))
+        for name in swept:
             self._logbook.write(entry("environment_removed", f"{name}: what was left of an unfinished environment", level="warning"))
         for sealed in await asyncio.to_thread(self._installer.installed):
             state = self._catalog.packages.get(sealed.package)

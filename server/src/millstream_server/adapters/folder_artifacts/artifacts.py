@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from millstream_server import trees
 from millstream_server.adapters.folder_artifacts.verify import OPEN_PLAIN, hash_files, what_is_wrong
 from millstream_server.core.errors import Failed, Unavailable
 from millstream_server.core.model import FileEntry
@@ -84,9 +84,7 @@ class FolderArtifacts:
 
     def discard(self, staged: Path) -> None:
         self._location_of(staged)
-        with suppress(FileNotFoundError):
-            _open_folders(staged)
-            shutil.rmtree(staged)
+        trees.remove(staged)
         with suppress(OSError):  # other attempts are staged beside it, or it is gone already: both are as they should be
             staged.parent.rmdir()
 
@@ -107,8 +105,8 @@ class FolderArtifacts:
             if folder.is_symlink() or folder.parent.is_symlink():
                 raise Failed("model_damaged", f"{folder} is reached by a link, so what stands there is not ours to remove", where=location)
             if folder.exists():
-                _open_folders(folder)
-                shutil.rmtree(folder)
+                if not trees.remove(folder):
+                    raise OSError(errno.ENOTEMPTY, "something of it cannot be removed", str(folder))
                 _sync_folder(folder.parent)
         except OSError as error:
             raise _unavailable("remove model files", folder, error) from error
@@ -174,15 +172,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _open_folders(top: Path) -> None:
-    """Let the folders below be listed and emptied, whatever modes pipeline code gave them; links are not followed."""
-    os.chmod(top, 0o700)
-    for parent, folders, _ in os.walk(top):
-        for name in folders:
-            if not os.path.islink(os.path.join(parent, name)):
-                os.chmod(os.path.join(parent, name), 0o700)
 
 
 def _unavailable(what: str, path: Path, error: OSError) -> Unavailable:
