@@ -40,3 +40,14 @@ def test_a_file_of_that_name_that_an_author_wrote_is_none_of_ours() -> None:
     for other in ({**good, "format": 2}, {**good, "files": [NAMES[0]]}, {"width": 3}, ["a"]):
         assert read_layout(json.dumps(other).encode(), NAMES) is None
     assert read_layout(b"\xff not JSON", NAMES) is None
+
+
+def test_a_layout_of_more_folders_than_a_model_has_is_none() -> None:
+    """Whoever shows it would have to make them: as many as the file's four megabytes can name."""
+    names = [f"{number:05d}-file" for number in range(400)]
+    files = {f"{number}/" + "a/" * 28 + "file": name for number, name in enumerate(names)}
+    few = dict(list(files.items())[:300])
+
+    assert read_layout(json.dumps({"format": 1, "modules": "", "files": few}).encode(), names) is not None
+    assert read_layout(json.dumps({"format": 1, "modules": "", "files": files}).encode(), names) is None
+    assert read_layout(json.dumps({"format": 1, "modules": "", "files": {"a/" * 40 + "file": names[0]}}).encode(), names) is None

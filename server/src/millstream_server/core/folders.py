@@ -18,6 +18,8 @@ FOLDER = ".folder"
 
 MOST_LAYOUT_BYTES = 4 << 20
 _LONGEST_PATH, _LONGEST_NAME_BYTES = 1024, 255
+_MOST_LEVELS, _MOST_FOLDERS = 32, 10_000
+"""Whoever shows a model as folders has to make them, and to remove them again."""
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -41,10 +43,22 @@ def read_layout(data: bytes, names: Container[str]) -> Layout | None:
     flat = layout.files.values()
     if layout.format != LAYOUT_FORMAT or not all(map(_is_place, layout.files)) or len(set(flat)) < len(flat):
         return None
-    return layout if all(name in names for name in flat) else None
+    return layout if all(name in names for name in flat) and not _has_many_folders(layout) else None
+
+
+def _has_many_folders(layout: Layout) -> bool:
+    found: set[str] = set()
+    for path in layout.files:
+        folder = path.rpartition("/")[0]
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+        if len(found) > _MOST_FOLDERS:
+            return True
+    return False
 
 
 def _is_place(path: str) -> bool:
-    if len(path) > _LONGEST_PATH or "\0" in path:
+    if len(path) > _LONGEST_PATH or "\0" in path or path.count("/") >= _MOST_LEVELS:
         return False
     return all(part not in ("", ".", "..") and len(os.fsencode(part)) <= _LONGEST_NAME_BYTES for part in path.split("/"))

@@ -341,8 +341,7 @@ class Installer:
 
     def _siblings(self) -> list[Path]:
         """Complete environments, the newest first."""
-        sealed = [(seal.created_ms, path) for path in self.root.iterdir() if (seal := _read_seal(path)) is not None]
-        return [path for _, path in sorted(sealed, reverse=True)]
+        return [self.root / seal.build_id for seal in self.installed()]
 
     def _put_in_place(self, temporary: Path, sealed: Sealed) -> Environment:
         (temporary / MANIFEST_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(sealed)))

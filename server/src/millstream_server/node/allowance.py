@@ -23,7 +23,7 @@ MAX_LINES_A_SECOND = 1000
 MAX_LOGS_A_SECOND = 2 * MAX_LINES_A_SECOND
 """What passes of its LOG frames: a second of the SDK's clock may lie in two of the node's, or two in one."""
 
-_ROOM, _MAX_LOGGER, _MAX_REQUESTS = 100, 200, 5_000
+_ROOM, _MAX_LOGGER, _MAX_REQUESTS, _MAX_REQUEST = 100, 200, 5_000, 500
 
 
 class Allowance:
@@ -57,8 +57,10 @@ def bounded(log: wire.Log) -> wire.Log:
         and len(log.message) <= MAX_LINE + _ROOM
         and len(log.logger) <= _MAX_LOGGER
         and len(log.requests) <= _MAX_REQUESTS
+        and max(map(len, log.requests), default=0) <= _MAX_REQUEST
     ):
         return log
+    requests = [one[:_MAX_REQUEST] for one in log.requests[:_MAX_REQUESTS]]
     return msgspec.structs.replace(
-        log, level=level, message=log.message[: MAX_LINE + _ROOM], logger=log.logger[:_MAX_LOGGER], requests=log.requests[:_MAX_REQUESTS]
+        log, level=level, message=log.message[: MAX_LINE + _ROOM], logger=log.logger[:_MAX_LOGGER], requests=requests
     )

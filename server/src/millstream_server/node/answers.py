@@ -282,6 +282,20 @@ class Answerer:
         self._counts.model_loads[pool.release.label] += 1
         self._listener.model_loaded(pool, loaded.model, loaded.version)
 
+    def model_not_in_reserve(self, pool: Pool, worker: Worker, mark: ModelMark, reason: str) -> None:
+        key, version = mark
+        self._logbook.write(
+            entry(
+                event="model_not_in_reserve",
+                level="warning",
+                model=key,
+                model_version=version,
+                release=pool.release,
+                worker=worker.pid,
+                message=f"worker {worker.pid}, a spare, does without it, others answer: {reason}",
+            )
+        )
+
     def model_unloaded(self, pool: Pool, mark: ModelMark) -> None:
         key, version = mark
         self._logbook.write(

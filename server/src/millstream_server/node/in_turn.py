@@ -33,27 +33,36 @@ class InTurn:
         """Have these workers load a version, in this order; once only, however often it is asked for meanwhile."""
         if mark not in self._later:
             self._later[mark] = deque(workers)
-            self._next(mark)
+            self._advance()
 
     def loaded(self, worker: Worker, mark: ModelMark) -> None:
         """A worker has a version."""
         if self._now.get(mark) is worker:
-            self._next(mark)
+            self._end(mark)
+            self._advance()
 
     def gone(self, worker: Worker) -> None:
         """A worker has ended; those behind it need not wait."""
         for mark in [mark for mark, now in self._now.items() if now is worker]:
-            self._next(mark)
+            self._end(mark)
+        self._advance()
 
     def drop(self, mark: ModelMark) -> None:
         """A version is not to be loaded any more."""
         self._later.pop(mark, None)
         self._end(mark)
+        self._advance()
 
-    def _next(self, mark: ModelMark) -> None:
-        self._end(mark)
+    def _advance(self) -> None:
+        for mark in list(self._later):
+            if mark in self._later and mark not in self._now:
+                self._begin_next(mark)
+
+    def _begin_next(self, mark: ModelMark) -> None:
         later = self._later[mark]
         while later:
+            if self._now and later[0] not in self._now.values():
+                return  # the others answer meanwhile, whichever version it is that one of them loads
             worker = later.popleft()
             if self._begin(worker, mark):
                 self._now[mark] = worker

@@ -57,6 +57,11 @@ class Shelf:
             self.models = {mark: (expected_bytes, used_s), **self.models}
         self.unused.add(mark)
 
+    def is_in_reserve(self, mark: ModelMark) -> bool:
+        """Whether it was told to load a model that nobody asked of it since."""
+        held = self.models.get(mark)
+        return held is not None and not held[1]
+
     def unload(self, mark: ModelMark) -> bool:
         """Take a model off; whether it was there."""
         held = self.models.pop(mark, None)

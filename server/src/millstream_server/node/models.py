@@ -183,7 +183,7 @@ class Models:
         return self._catalog.forget_model(key)
 
     def retry_pending(self) -> None:
-        """A pool became ready: load what waits for it."""
+        """Load what waits to take over: a pool became ready, or its workers had no room, or ended, when they were told last."""
         for key, number in list(self._pending.items()):
             version = self._catalog.version(key, number)
             if version is not None:

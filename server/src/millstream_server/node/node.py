@@ -83,6 +83,7 @@ SHARED_TOPICS = (PARKED, OVERFLOW)
 """What a node reads beside them where several share the log."""
 PARTITIONS = 12
 TICK_S = 0.1
+RETRY_PENDING_MS = 1_000
 NEWS_S = 0.02
 """Shortest time between two reports of this node, or two looks of its controller."""
 SHARES = 20
@@ -781,6 +782,7 @@ class Node(PoolEvents):
     # --- loops ----------------------------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
+        retried_ms = 0
         while True:
             await asyncio.sleep(TICK_S)
             now_ms = self._clock_ms()
@@ -791,6 +793,9 @@ class Node(PoolEvents):
             self.model_memory.make_room()
             self.releases.try_again()
             self.releases.collect()
+            if now_ms - retried_ms >= RETRY_PENDING_MS:
+                retried_ms = now_ms
+                self.models.retry_pending()
 
     async def _report(self) -> None:
         while True:

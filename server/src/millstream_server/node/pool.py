@@ -118,6 +118,9 @@ class Answers(Protocol):
 
     def model_loaded(self, pool: Pool, worker: Worker, loaded: wire.Loaded) -> None: ...
 
+    def model_not_in_reserve(self, pool: Pool, worker: Worker, mark: ModelMark, reason: str) -> None:
+        """A spare worker does without a version that others answer with."""
+
     def model_unloaded(self, pool: Pool, mark: ModelMark) -> None:
         """It left a worker, to make room for another."""
 
@@ -191,6 +194,9 @@ class Pool:
         self._load_deaths: dict[tuple[str, int], int] = {}
         self._lone_was_last = False
         self._failed_loads: set[tuple[str, int]] = set()
+        self._failed_here: set[tuple[int, str, int]] = set()
+        """Versions that could not be loaded in reserve into a worker: it does without, as long as another one answers with them."""
+        self._reserve_deaths: dict[tuple[str, int], int] = {}
         self._in_turn = InTurn(self._begin_load, self._can_leave)
 
     # --- requests in --------------------------------------------------------------------------------------------------
@@ -214,7 +220,9 @@ class Pool:
     def forget(self, key: str, version: int) -> None:
         """A model version that nobody is routed to any more: workers drop it, and what its loading did is forgotten with it."""
         self._failed_loads.discard((key, version))
+        self._failed_here = {mark for mark in self._failed_here if mark[1:] != (key, version)}
         self._load_deaths.pop((key, version), None)
+        self._reserve_deaths.pop((key, version), None)
         for worker in self.workers:
             worker.unload(key, version)
 
@@ -222,8 +230,10 @@ class Pool:
         """Whether a ready worker has said that it loaded a model version, and keeps it."""
         if (key, version) in self._failed_loads:
             return False
-        ready = (w for w in self.workers if w.ready and not w.draining)
-        return any((key, version) in w.shelf.models and (w.pid, key, version) not in self._load_started for w in ready)
+        return any(self._has(w, (key, version)) for w in self.workers if w.ready and not w.draining)
+
+    def _has(self, worker: Worker, mark: ModelMark) -> bool:
+        return mark in worker.shelf.models and (worker.pid, *mark) not in self._load_started
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
@@ -348,6 +358,8 @@ class Pool:
         if (key, version) in worker.shelf.models:
             return True
         mark = (worker.pid, key, version)
+        if mark in self._failed_here and any(self._has(other, (key, version)) for other in self._able() if other is not worker):
+            return False
         if mark not in self._preparing:
             expected_bytes = self._expected_bytes(key, version)
             if not self._memory.fits(expected_bytes) and self._loaded_ahead(worker) >= MOST_AHEAD:
@@ -403,7 +415,9 @@ class Pool:
                 if worker is not spare and mark not in worker.shelf.unused:
                     used[mark] = max(used_s, used.get(mark, 0.0))
         for mark in sorted(used, key=lambda one: -used[one])[:MOST_WARMED]:
-            if self._memory.fits(self._expected_bytes(*mark)):
+            expected_bytes = self._expected_bytes(*mark)
+            its_limit = not self.limits.worker_memory_bytes or spare.shelf.expected_bytes + expected_bytes < self.limits.worker_memory_bytes
+            if its_limit and self._reserve_deaths.get(mark, 0) < LOAD_DEATHS and self._memory.fits(expected_bytes):
                 self._ensure_model(spare, *mark, in_reserve=True)
 
     def shelves(self) -> list[Shelf]:
@@ -426,7 +440,10 @@ class Pool:
                 raise LookupError(f"version {number} of {key} is not known")
             folder = await worker.show(await self._prepare(key, version))
         except Exception as error:  # every failure becomes an answer to the requests that wait for this model
-            self._refuse_model(key, number, error)
+            if in_reserve:
+                self._do_without(worker, (key, number), str(error))
+            else:
+                self._refuse_model(key, number, error)
         else:
             self._load_started[mark] = time.monotonic()
             self._memory.make_room(expected_bytes, (key, number))
@@ -435,6 +452,13 @@ class Pool:
             self._preparing.discard(mark)
             self._memory.prepare(-expected_bytes)
         self.pump()
+
+    def _do_without(self, worker: Worker, mark: ModelMark, reason: str) -> None:
+        """A version that nobody asked of this worker cannot be loaded into it: that says nothing of those that answer with it."""
+        self._failed_here.add((worker.pid, *mark))
+        worker.unload(*mark)
+        self._in_turn.loaded(worker, mark)
+        self._answers.model_not_in_reserve(self, worker, mark, reason)
 
     def _refuse_model(self, key: str, number: int, error: Exception) -> None:
         code = getattr(error, "code", "model_damaged")
@@ -486,7 +510,7 @@ class Pool:
 
     def on_loaded(self, worker: Worker, loaded: wire.Loaded) -> None:
         version = self._find_version(loaded.model, loaded.version)
-        grown_bytes = worker.shelf.loaded(loaded.rss_bytes + worker.tmp_bytes())
+        grown_bytes = worker.shelf.loaded(worker.believed_bytes(loaded.rss_bytes))
         self._memory.learn(self.release.build_id, grown_bytes, version.size_bytes if version is not None else 0)
         started_s = self._load_started.pop((worker.pid, loaded.model, loaded.version), None)
         load_s = time.monotonic() - started_s if started_s is not None else loaded.seconds
@@ -496,6 +520,10 @@ class Pool:
             if batch.lane.key[1:] == (loaded.model, loaded.version):
                 for work in batch.works:
                     work.load_s = round(load_s, 6)
+        if loaded.error is not None and worker.shelf.is_in_reserve((loaded.model, loaded.version)):
+            self._do_without(worker, (loaded.model, loaded.version), loaded.error.message)
+            self.pump()
+            return
         if loaded.error is not None:
             self._failed_loads.add((loaded.model, loaded.version))
             self._in_turn.drop((loaded.model, loaded.version))
@@ -537,6 +565,7 @@ class Pool:
 
     def on_exit(self, worker: Worker, cause: str) -> None:
         self.workers.remove(worker)
+        self._failed_here = {mark for mark in self._failed_here if mark[0] != worker.pid}
         self._in_turn.gone(worker)
         if not self.workers:
             self._gone.set()
@@ -546,7 +575,7 @@ class Pool:
         if self._closing or self.broken:
             return
         if loading is not None:
-            self._note_load_death(*loading, cause)
+            self._note_load_death(worker, loading, cause)
         if worker.hello is None or (not worker.ready and not worker.draining):
             self._early_deaths = len(RESTART_DELAYS_S) if worker.unspoken else self._early_deaths + 1
             if self._break_if_hopeless(f"its workers end before they are ready: {cause}"):
@@ -572,9 +601,13 @@ class Pool:
             running = [w for w in batches[0].works if not w.done]
             self._answers.batch_lost(self, worker, running, _cause(worker), cause)
 
-    def _note_load_death(self, key: str, number: int, cause: str) -> None:
+    def _note_load_death(self, worker: Worker, mark: ModelMark, cause: str) -> None:
         """A model whose loading ends workers again and again must not go on doing it at every request."""
-        deaths = self._load_deaths[key, number] = self._load_deaths.get((key, number), 0) + 1
+        if worker.shelf.is_in_reserve(mark):
+            self._reserve_deaths[mark] = self._reserve_deaths.get(mark, 0) + 1
+            return
+        key, number = mark
+        deaths = self._load_deaths[mark] = self._load_deaths.get(mark, 0) + 1
         if deaths >= LOAD_DEATHS:
             self._give_model_up(key, number, "model_load_failed", f"{deaths} workers ended while they loaded it; the last time {cause}")
 

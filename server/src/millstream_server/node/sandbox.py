@@ -26,6 +26,8 @@ ALLOW = (
 )
 TRY_S = 20.0
 TMP = "/tmp"  # noqa: S108 - the sandbox's own, of nobody else
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the same
+SHARED_MEMORY_BYTES = 256 << 20
 
 _NAMESPACES = ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "worker")
 _STRICT = ("--disable-userns",)
@@ -36,7 +38,6 @@ _ETC = ("alternatives", "crypto-policies", "group", "ld.so.cache", "localtime", 
 _ETC_OF_NETWORK = ("gai.conf", "host.conf", "hosts", "nsswitch.conf", "protocols", "resolv.conf", "services")
 _HIDDEN = ("/etc/ssl/private", "/etc/pki/tls/private", "/etc/pki/private")
 """Keys, which a node that is root could read."""
-_SHARED_MEMORY_BYTES = 256 << 20
 
 
 class Missing(msgspec.Struct, frozen=True):
@@ -79,7 +80,7 @@ class Sandbox(msgspec.Struct, frozen=True):
         arguments += [*_system(), *_etc(_ETC + _ETC_OF_NETWORK if network else _ETC)]
         # Of a node that is root a worker is root's too: without any capability, but /proc/sys asks for no more than root's id to write what
         # holds for the whole machine.
-        arguments += ["--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev", *_memory("/dev/shm", _SHARED_MEMORY_BYTES)]  # noqa: S108
+        arguments += ["--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev", *_memory(SHARED_MEMORY, SHARED_MEMORY_BYTES)]
         arguments += ["--remount-ro", "/dev", *_memory(TMP, self.tmp_bytes)]
         for path in (*_installations(python), *self.readable, *readable):
             arguments += ["--ro-bind-try", str(path), str(path)]

@@ -35,10 +35,15 @@ from millstream_server.core.work import Work
 from millstream_server.node.allowance import MAX_LINE, MAX_LINES_A_SECOND, MAX_LOGS_A_SECOND, Allowance, bounded
 from millstream_server.node.confinement import UNCONFINED, Confinement
 from millstream_server.node.model_memory import Shelf
-from millstream_server.node.sandbox import TMP
+from millstream_server.node.sandbox import SHARED_MEMORY, SHARED_MEMORY_BYTES, TMP
 
 _SOCKET_BUFFER_BYTES = 1 << 20
 _MAX_REST_BYTES = 1 << 20
+
+_WEIGHED_AT_ONCE = 4
+"""Processes whose shares are asked for on the loop; of more in a thread, and the next look has the answer."""
+
+_BELIEVED_BYTES = 64 << 20
 
 _LOOKS_AT_CHILDREN = 10
 """Every so often, of looks at the memory of a worker in no control group, its children are looked for."""
@@ -135,8 +140,9 @@ class Worker(asyncio.Protocol):
         self._reported = False
         self._shown: dict[tuple[str, int], Path] = {}
         self._loading_folders: deque[Path] = deque()
-        self._hidden: set[Path] = set()
-        """Of models whose LOAD is not answered and that are to be unloaded already: their files are needed until it is."""
+        self._leaving: list[tuple[int, Path]] = []
+        """Files of models that it was told to forget, and the last batch before that: they are needed until that is answered."""
+        self._weighing: asyncio.Future[bool] | None = None
         self._looks = 0
         self.own = spawn.confinement.own(spawn.folder, run=spawn.run)
         self._process, self._socket = self._start()
@@ -196,11 +202,16 @@ class Worker(asyncio.Protocol):
         """Have a model version forgotten, after the batches that were sent before."""
         if self.shelf.unload((key, version)):
             self.send(wire.Unload(key, version))
-            folder = self._shown.pop((key, version))
-            if folder in self._loading_folders:
-                self._hidden.add(folder)
-            else:
-                self.own.hide(folder)
+            self._leaving.append((self.batches[-1].number if self.batches else 0, self._shown.pop((key, version))))
+            self._hide_left()
+
+    def _hide_left(self) -> None:
+        """Hide the files that nothing which was sent needs any more."""
+        begun = self.batches[0].number if self.batches else None
+        left = [(last, folder) for last, folder in self._leaving if folder not in self._loading_folders and (begun is None or begun > last)]
+        for one in left:
+            self._leaving.remove(one)
+            self._loop.run_in_executor(None, self.own.hide, one[1])  # a folder may hold a lot
 
     def send(self, *messages: wire.FromNode) -> None:
         """Queue frames to the worker in one write; what is sent to one that is gone is dropped (its end is reported apart)."""
@@ -226,14 +237,20 @@ class Worker(asyncio.Protocol):
         return _rss_bytes(self.pid) + self.tmp_bytes()
 
     def tmp_bytes(self) -> int:
-        """What the files in the /tmp of its sandbox take, which is memory that no process counts as its own."""
+        """What the files in the /tmp and /dev/shm of its sandbox take, which is memory that no process counts as its own."""
         if not self.is_confined or self.hello is None:
             return 0
-        try:
-            said = os.statvfs(f"/proc/{self.pid}/root{TMP}")
-        except OSError:
-            return 0  # it is just ending, or this system shows nobody the root of others
-        return (said.f_blocks - said.f_bfree) * said.f_frsize
+        taken_bytes = 0
+        for path, most_bytes in ((TMP, self.spawn.confinement.confines.tmp_bytes), (SHARED_MEMORY, SHARED_MEMORY_BYTES)):
+            with contextlib.suppress(OSError):  # it is just ending, or this system shows nobody the root of others
+                said = os.statvfs(f"/proc/{self.pid}/root{path}")
+                taken_bytes += min(most_bytes, (said.f_blocks - said.f_bfree) * said.f_frsize)
+        return taken_bytes
+
+    def believed_bytes(self, said_bytes: int) -> int:
+        """What it says that it holds, as far as that can be: it may have begun with the next model since, or given back the last one."""
+        seen_bytes = _rss_bytes(self.pid)
+        return max(seen_bytes // 2, min(said_bytes, 2 * seen_bytes + _BELIEVED_BYTES)) + self.tmp_bytes()
 
     def exceeds(self, limit_bytes: int) -> bool:
         """Whether the process, all that it started, and the files in its own /tmp take more memory. What it started is looked for now and
@@ -244,8 +261,18 @@ class Worker(asyncio.Protocol):
             return self.memory_bytes() > limit_bytes
         left_bytes = limit_bytes - self.tmp_bytes()
         pids = group.pids() if group is not None else _family(self._process.pid)
+        if sum(map(_rss_bytes, pids)) <= left_bytes:
+            return False
         # What forked processes share counts for each of them first; only where that is too much is it asked for by shares, which is slow.
-        return sum(map(_rss_bytes, pids)) > left_bytes and sum(map(_share_bytes, pids)) > left_bytes
+        if len(pids) <= _WEIGHED_AT_ONCE:
+            return _share_more(pids, left_bytes)
+        weighing, self._weighing = self._weighing, None
+        if weighing is None:
+            weighing = self._loop.run_in_executor(None, _share_more, pids, left_bytes)
+        if not weighing.done():
+            self._weighing = weighing
+            return False
+        return weighing.result()
 
     # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
@@ -298,6 +325,7 @@ class Worker(asyncio.Protocol):
             case wire.Results():
                 self.turned_s = time.monotonic()
                 self.listener.on_results(self, message)
+                self._hide_left()
             case wire.Hello():
                 self._check_hello(message)
             case wire.Ready():
@@ -310,7 +338,8 @@ class Worker(asyncio.Protocol):
                     return
                 self.turned_s = time.monotonic()
                 self.loading.popleft()
-                self._no_longer_loading(self._loading_folders.popleft())
+                self._loading_folders.popleft()
+                self._hide_left()
                 self.listener.on_loaded(self, message)
             case wire.Bye():
                 self.draining = True
@@ -319,11 +348,6 @@ class Worker(asyncio.Protocol):
                     self.listener.on_message(self, bounded(message))
             case _:
                 self.listener.on_message(self, message)
-
-    def _no_longer_loading(self, folder: Path) -> None:
-        if folder in self._hidden:
-            self._hidden.discard(folder)
-            self.own.hide(folder)
 
     def _check_hello(self, hello: wire.Hello) -> None:
         self.hello = hello
@@ -478,6 +502,11 @@ def _share_bytes(pid: int) -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
     except (OSError, StopIteration):
         return _rss_bytes(pid)
+
+
+def _share_more(pids: list[int], limit_bytes: int) -> bool:
+    """Whether processes have more memory together, what they share counted once. Milliseconds a process."""
+    return sum(map(_share_bytes, pids)) > limit_bytes
 
 
 def _innermost(pid: int) -> int:
