@@ -34,7 +34,7 @@ from log_cases import (
 )
 from log_children import commit_after_a_freeze
 from millstream_server.adapters.kafka import KafkaLog
-from millstream_server.core.errors import LogUnavailable
+from millstream_server.core.errors import LogUnavailable, MillstreamError
 from millstream_server.core.log import CLAIMS, CommitPosition, Outgoing, Record, Snapshot, TopicPartition
 
 from blackbox.kafka import Broker
@@ -297,6 +297,34 @@ def test_a_zombie_writer_is_refused_and_nothing_of_it_is_seen(log: KafkaLog) -> 
     assert refused.value.args[0].name() in ("_FENCED", "INVALID_PRODUCER_EPOCH", "PRODUCER_FENCED")
     assert values(topic_of(log, OUT)) == [2]
     committer.close()
+
+
+def test_what_a_fenced_writer_hears_meanwhile_is_told_with_its_next_commit(open_log: Callable[..., KafkaLog]) -> None:
+    """librdkafka raises a fatal error where it would only call back; it must not end whoever looks what there is to hear."""
+    logs = [open_log(), open_log()]
+    make_topics(logs[0])
+    first = logs[0].committer("outbox")
+    first.begin()
+    first.send(numbered(1, topic=OUT, start=1, partition=0))
+    first.commit(GROUP, [], None)
+    producer = first._producer
+    assert producer is not None
+    producer.begin_transaction()  # what is under way when another process takes the name over
+    producer.produce(OUT, b"0", partition=0)
+    producer.flush(10)
+
+    second = logs[1].committer("outbox")
+    with pytest.raises(KafkaException):
+        producer.commit_transaction(10)
+    first.begin()
+    first.send(numbered(1, topic=OUT, start=2, partition=0))
+    with pytest.raises(MillstreamError) as refused:
+        first.commit(GROUP, [], None)
+
+    assert refused.value.code == "fenced"
+    assert values(topic_of(logs[1], OUT)) == [1]
+    for committer in (first, second):
+        committer.close()
 
 
 def test_a_fenced_member_is_told_that_another_node_answers(log: KafkaLog, members: Callable[[KafkaLog, str], Member]) -> None:

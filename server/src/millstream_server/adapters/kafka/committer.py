@@ -21,6 +21,7 @@ from millstream_server.adapters.kafka.catalog import Catalog
 from millstream_server.adapters.kafka.errors import FENCED, MISSING, SILENT, error_of, translated
 from millstream_server.adapters.kafka.groups import group_of
 from millstream_server.adapters.kafka.settings import CALL_TIMEOUT_S, RESULT_TIMEOUT_S, Connection
+from millstream_server.adapters.kafka.silence import serve_callbacks
 from millstream_server.core.errors import LogUnavailable, MillstreamError, UnknownTopic
 from millstream_server.core.log import CommitPosition, Outgoing, Snapshot
 
@@ -156,7 +157,7 @@ class KafkaCommitter:
     # --- steps ------------------------------------------------------------------------------------------------------------
 
     def _lost_a_broker(self, producer: Producer) -> bool:
-        producer.poll(0)  # calls `_hear`
+        serve_callbacks(producer)  # calls `_hear`
         return self._cut_off.is_set()
 
     def _usable_producer(self) -> Producer:
@@ -185,7 +186,7 @@ class KafkaCommitter:
                 self._starting = producer
             told = self._connection.silence.failure(error, producer, "starting to write", where=self._id)
             raise told if isinstance(told, LogUnavailable) else LogUnavailable(told.message, where=self._id) from error
-        producer.poll(0)
+        serve_callbacks(producer)
         self._cut_off.clear()
         self._producer = producer
         return producer
