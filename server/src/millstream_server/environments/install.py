@@ -16,7 +16,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import sys
 import threading
 import time
 import uuid
@@ -38,9 +37,6 @@ from millstream_server.shipped import SHIPPED_WHEELS
 MANIFEST_FILE = "MANIFEST.json"
 _TEMPORARY = ".tmp-"
 _FORMAT = 1
-_SWITCH_INTERVAL_S = 0.0005
-"""While an installation lasts: it computes in this process too, and each thread that answers requests would wait longer for its turn."""
-
 _LOCK_TRIES, _LOCK_WAIT_S = 5, 0.02
 
 
@@ -447,9 +443,7 @@ def _in_idle_thread(work: Callable[[threading.Event], Environment], cancel: thre
             ended.set()
 
     thread = threading.Thread(target=run, name="installation")
-    interval_s = sys.getswitchinterval()
     try:
-        sys.setswitchinterval(min(interval_s, _SWITCH_INTERVAL_S))
         thread.start()
         ended.wait()
     except BaseException:
@@ -457,8 +451,6 @@ def _in_idle_thread(work: Callable[[threading.Event], Environment], cancel: thre
         if thread.ident is not None:
             ended.wait()
         raise
-    finally:
-        sys.setswitchinterval(interval_s)
     if failed:
         raise failed[0]
     return done[0]
