@@ -38,6 +38,14 @@ def shipped_command() -> Path:
     return Path(sys.executable).parent / "millstream"
 
 
+def log_lines(data_dir: Path, event: str = "") -> list[dict[str, object]]:
+    """The lines of a node's readable log, of one event or all; not the last one while the node is still writing it."""
+    path = data_dir / "logs" / "node.jsonl"
+    whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
+    lines = [json.loads(line) for line in whole.splitlines()]
+    return [line for line in lines if not event or line["event"] == event]
+
+
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a user's shell: bytecode is written, output is not held back by anything of ours."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MILLSTREAM_")}

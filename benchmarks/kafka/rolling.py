@@ -37,7 +37,7 @@ from benchmarks.figures import Figure, figure, say
 from benchmarks.kafka import ground
 from benchmarks.kafka.recovery import Nodes, folder, wait_balanced
 from benchmarks.kafka.topics import INPUT, OUTPUT, Result, Topics, Watching
-from blackbox.command import Node, Platform
+from blackbox.command import Node, Platform, log_lines
 from blackbox.kafka import LOAD, Broker
 from blackbox.matching import Coordinates, match
 from blackbox.older import older_command
@@ -186,21 +186,19 @@ class Fleet:
         return platform
 
     def _wait_accepting(self, name: str) -> None:
-        node, log = self.nodes[name], self._nodes.platform(name).data_dir / "logs" / "node.jsonl"
-        wait_for(lambda: not node.alive() or said(log, "node_started") is not None, PATIENCE_S, f"{name} to accept requests")
-        settled = said(log, "releases", SETTLED)
+        node, data_dir = self.nodes[name], self._nodes.platform(name).data_dir
+        wait_for(lambda: not node.alive() or said(data_dir, "node_started") is not None, PATIENCE_S, f"{name} to accept requests")
+        settled = said(data_dir, "releases", SETTLED)
         if settled is None:
             raise RuntimeError(f"{name} did not say that its environments are settled:\n{node.words()}")
         self.settled[name] = settled
 
 
-def said(log: Path, event: str, words: str = "") -> tuple[int, str] | None:
+def said(data_dir: Path, event: str, words: str = "") -> tuple[int, str] | None:
     """When (Unix ms) a node first wrote a line of its log, and its message."""
-    for line in log.read_text().splitlines() if log.exists() else ():
-        if f'"event":"{event}"' in line and line.endswith("}"):
-            read = json.loads(line)
-            if words in read["message"]:
-                return int(datetime.fromisoformat(read["ts"]).timestamp() * 1000), str(read["message"])
+    for line in log_lines(data_dir, event):
+        if words in str(line["message"]):
+            return int(datetime.fromisoformat(str(line["ts"])).timestamp() * 1000), str(line["message"])
     return None
 
 

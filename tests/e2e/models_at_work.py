@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pty
 import subprocess
@@ -15,7 +14,7 @@ from millstream_server.adapters.sql import SqlStore
 from millstream_server.core.model import ModelState
 from running_platform import INPUT, OUTPUT, Running
 
-from blackbox.command import rows_of, status_nodes
+from blackbox.command import log_lines, rows_of, status_nodes
 from blackbox.stream import record_value
 
 
@@ -96,8 +95,8 @@ def state_of(store: SqlStore, tenant: str) -> ModelState:
 
 def loads(running: Running, model: str, version: int) -> int:
     """How often workers have said that they loaded a version."""
-    lines = [json.loads(line) for line in (running.platform.data_dir / "logs" / "node.jsonl").read_text().splitlines()]
-    return sum((line["event"], line.get("model"), line.get("model_version")) == ("model_loaded", model, version) for line in lines)
+    lines = log_lines(running.platform.data_dir, "model_loaded")
+    return sum((line.get("model"), line.get("model_version")) == (model, version) for line in lines)
 
 
 def worker_states(running: Running, version: str) -> list[str]:

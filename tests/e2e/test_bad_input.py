@@ -462,10 +462,20 @@ def test_a_model_that_cannot_be_loaded_is_given_up_and_the_version_before_it_ser
         neighbours.check(running)
 
 
+def settled_workers(running: Running) -> set[int]:
+    """The workers, once none has come or gone for two seconds: after a restart models that cannot be loaded end some."""
+    seen, since = set[int](), time.monotonic()
+    while time.monotonic() - since < 2.0:
+        time.sleep(0.1)
+        if (now := {one.pid for one in workers(running.up().pid)}) != seen:
+            seen, since = now, time.monotonic()
+    return seen
+
+
 def test_a_short_deadline_of_one_caller_costs_no_worker(running: Running) -> None:
     """What is late when its batch ends is answered as expired; the worker that ran it goes on, models loaded."""
     neighbours = Neighbours("short")
-    before = {one.pid for one in workers(running.up().pid)}
+    before = settled_workers(running)
 
     running.send(neighbours.around(request("short", "length", {"text": "", "harm": "slow"}, timeout_s=0.2)))
     answer = running.answers(["short"])["short"]

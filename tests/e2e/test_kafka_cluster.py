@@ -22,7 +22,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 from running_platform import DLQ, INPUT, OUTPUT, Request, Running, wheel
 
 from blackbox import java
-from blackbox.command import CommandFailed
+from blackbox.command import CommandFailed, log_lines
 from blackbox.kafka import Broker
 from blackbox.processes import tree_cpu_s
 from blackbox.stream import record_value, wait_for
@@ -106,9 +106,8 @@ class Ground:
 
     def lines(self, event: str, *words: str) -> list[str]:
         """Messages of one event in the node's readable log that hold all words."""
-        text = (self.running.platform.data_dir / "logs" / "node.jsonl").read_text()
-        found = [line for line in map(json.loads, text.splitlines()) if line["event"] == event]
-        return [str(line["message"]) for line in found if all(word in str(line["message"]) for word in words)]
+        messages = [str(line["message"]) for line in log_lines(self.running.platform.data_dir, event)]
+        return [message for message in messages if all(word in message for word in words)]
 
     def unhealthy(self) -> list[str]:
         said = json.loads(self.running.say("status", "--json").out)

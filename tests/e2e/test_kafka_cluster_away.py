@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from running_platform import Request, Running, wheel
 
-from blackbox.command import Node, Platform
+from blackbox.command import Node, Platform, log_lines
 from blackbox.kafka import Broker
 from blackbox.kafka_security import Guard, passwords
 from blackbox.processes import tree_cpu_s
@@ -30,9 +30,8 @@ MOST_CPU_LATER = 0.5
 
 def lines(running: Running, event: str, *words: str) -> list[str]:
     """Messages of one event in the node's readable log that hold all words."""
-    path = running.platform.data_dir / "logs" / "node.jsonl"
-    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [one["message"] for one in found if one["event"] == event and all(word in one["message"] for word in words)]
+    messages = [str(line["message"]) for line in log_lines(running.platform.data_dir, event)]
+    return [message for message in messages if all(word in message for word in words)]
 
 
 def warnings(running: Running) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from running_platform import INPUT, Running, wheel
 
-from blackbox.command import Node, Platform
+from blackbox.command import Node, Platform, log_lines
 from blackbox.kafka import Broker
 from blackbox.postgres import Postgres
 from blackbox.stream import wait_for
@@ -72,8 +72,7 @@ class Two:
 
     def said(self, name: str, event: str) -> list[dict[str, object]]:
         """Lines of a node's log."""
-        folder = {"a": self.running.platform, "b": self.other}[name].data_dir / "logs"
-        return [line for line in map(json.loads, (folder / "node.jsonl").read_text().splitlines()) if line["event"] == event]
+        return log_lines({"a": self.running.platform, "b": self.other}[name].data_dir, event)
 
     def events(self, topic: str) -> Counter[tuple[str, int]]:
         """How often each (key, revision) was published on the topic of the states of models or releases."""

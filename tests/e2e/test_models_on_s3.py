@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import stat
@@ -17,6 +16,7 @@ from millstream_server.core.model import ModelState, SignedArtifact
 from models_at_work import store_of, weighed
 from running_platform import Running, wheel
 
+from blackbox.command import log_lines
 from blackbox.postgres import Postgres
 from blackbox.processes import workers
 from blackbox.s3 import SECRET, S3Gateway
@@ -55,8 +55,7 @@ def learn(running: Running, *wanted: tuple[str, float]) -> None:
 
 
 def lines(running: Running, event: str) -> list[dict[str, object]]:
-    text = (running.platform.data_dir / "logs" / "node.jsonl").read_text()
-    return [line for line in map(json.loads, text.splitlines()) if line["event"] == event]
+    return log_lines(running.platform.data_dir, event)
 
 
 def test_a_store_that_dies_costs_no_answer_and_no_model(running: Running, gateway: S3Gateway) -> None:

@@ -76,10 +76,11 @@ def opened(tmp_path: Path) -> Open:
 
 @pytest.fixture(scope="module", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of uv in which nothing of these servers is known from elsewhere."""
+    """A cache of uv in which nothing of these servers is known from elsewhere, and one of the environments that link to its files."""
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.mktemp("uv-cache")
         patch.setenv("UV_CACHE_DIR", str(cache))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("UV_HTTP_RETRIES", "0")
         yield cache
 

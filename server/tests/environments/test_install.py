@@ -19,11 +19,11 @@ from millstream_server.adapters.folder_index import FolderIndex
 from millstream_server.core.errors import Invalid, MillstreamError, Unavailable
 from millstream_server.core.release import Release
 from millstream_server.environments import bytecode, venv, wheels
-from millstream_server.environments.build import Built
+from millstream_server.environments.build import Built, build_package
 from millstream_server.environments.children import Cancelled
 from millstream_server.environments.install import MANIFEST_FILE, Installer
 from millstream_server.environments.releases import build_id_of
-from tiny_packages import DOUBLE
+from tiny_packages import DOUBLE, write_package
 
 Deployed = Callable[..., Release]
 
@@ -145,8 +145,9 @@ def test_bytecode_is_shared_with_an_environment_of_the_same_wheels(deployed: Dep
     assert subprocess.check_output([second.python, "-I", "-c", code], text=True) == "10\n"
 
 
-def test_bytecode_of_builds_on_this_machine_is_shared_too(installer: Installer, release: Release) -> None:
+def test_bytecode_of_builds_on_this_machine_is_shared_too(installer: Installer, release: Release, tmp_path: Path) -> None:
     """Where packages are built and served, the build's probe has compiled what the environment needs."""
+    build_package(write_package(tmp_path / "package"), tmp_path / "dist")
     compiled = {path.stat().st_ino for path in venv.build_cache().rglob("msgspec/__pycache__/*.pyc")}
 
     environment = installer.install(release)

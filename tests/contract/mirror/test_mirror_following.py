@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from millstream_server.core.store import KEPT_NOTICES, RunEnd
 from millstream_server.node.logbook import Logbook
 from millstream_server.node.mirror import LEASE_S, Mirror, Mirroring
 from mirror_cases import BUILD, Place
+
+from blackbox.command import log_lines
 
 pytestmark = pytest.mark.xdist_group("mirror")
 
@@ -80,7 +81,7 @@ class House:
         return self.place.client(expression.format(f"{self.tenant}.churn"))
 
     def lines(self) -> list[str]:
-        return [json.loads(line)["message"] for line in (self.folder / "logs" / "node.jsonl").read_text().splitlines()]
+        return [str(line["message"]) for line in log_lines(self.folder)]
 
 
 def _answers(_: Run, request: RunRequest) -> list[Outgoing]:
