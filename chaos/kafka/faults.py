@@ -58,19 +58,21 @@ def worker_kill(attack: Attack, step: Step, draw: random.Random) -> str:
     book = Book(attack.ground.log_of(node))
     attack.burst()
     ready: list[processes.Process] = []
+    open_requests = 0
 
     def look() -> bool:
-        ready[:] = _ready_workers(attack, node)
-        return bool(ready)
+        nonlocal open_requests
+        ready[:], open_requests = _ready_workers(attack, node), attack.unanswered
+        return bool(ready) and open_requests > 0
 
     if not wait(look, CAUGHT_S):
         return ""
     busy = [one for one in ready if one.state == "R"] or ready
-    victim, open_requests = draw.choice(busy).pid, attack.unanswered
+    victim = draw.choice(busy).pid
     if not _signal(victim, signal.SIGKILL):
         return ""
     seen = wait(lambda: book.has("worker_ended", f"pid {victim}"), TROUBLE_S)
-    return f"worker {victim} of {node} ended with {open_requests} requests open" if seen and open_requests else ""
+    return f"worker {victim} of {node} ended with {open_requests} requests open" if seen else ""
 
 
 def node_kill(attack: Attack, step: Step, draw: random.Random) -> str:
@@ -210,7 +212,9 @@ def txn_timeout(attack: Attack, step: Step, draw: random.Random) -> str:
 def broker_restart(attack: Attack, step: Step, draw: random.Random) -> str:
     """Restart a broker in order while requests wait; of several, the one that leads most."""
     broker, led = _leading_most(attack)
+    attack.hold_up(ABOVE_S)
     attack.burst()
+    wait(lambda: attack.unanswered > 0, CAUGHT_S)  # that they are sent is told some milliseconds later, and then most are answered
     open_requests = attack.unanswered
     taken_s = attack.ground.brokers[broker].restart()
     attack.say(f"broker {broker + 1} answers again after {taken_s:.1f} s")

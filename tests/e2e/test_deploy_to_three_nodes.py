@@ -186,6 +186,7 @@ def test_a_node_without_space_holds_a_deployment_up_and_nobody_else(three: Three
     """No half of an environment is left on the full disk; with space the same deployment succeeds on all three."""
     before, release = three.current(), three.publish("2.0.0")
     filler = three.folder / "b" / "filler"
+    wait_for(lambda: len(three.on_disk("b") - {".tmp"}) <= 2, PATIENT_S, "b has given back all but the current and the previous one")
     with Stream(three.running) as stream:
         fill(filler)
         refused = three.running.say("deploy", release)

@@ -32,8 +32,6 @@ from blackbox.stream import wait_for
 pytestmark = pytest.mark.xdist_group("models by hand")
 
 GONE_S = 30.0
-SPARE_S = 120.0
-"""A spare is started behind everything else, where others have work for both cores long after."""
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +88,11 @@ def test_a_champion_can_be_promoted_to_and_fro_at_once(running: Running) -> None
 
 def test_nobody_waits_for_a_model_that_is_loaded_while_another_worker_can_answer(running: Running) -> None:
     """It takes 1.5 s in either worker of the release; meanwhile its tenant and another are answered as ever, by the version before."""
+    assert running.deploy(wheel("2.1.0")).code == 0
     trained(running, "other", 3.0)
     trained(running, "calm", 3.0)
     with Stream(running, "calm") as stream, Stream(running, "other") as beside:
-        wait_for(lambda: "spare" in worker_states(running, "2.0.0"), SPARE_S, "a spare worker")
+        wait_for(lambda: "spare" in worker_states(running, "2.1.0"), GONE_S, "a spare worker")
         running.train("calm", 4.0, loading="slow")
         wait_for(lambda: loads(running, "calm.scale", 2) == 2, GONE_S, "v2 in both workers")
     answers = stream.answers()
