@@ -15,6 +15,7 @@ from millstream import wire
 from millstream_server.core.batching import Lane
 from millstream_server.core.model import ModelVersion, SignedArtifact
 from millstream_server.core.release import Manifest, Release
+from millstream_server.node import pool as pool_module
 from millstream_server.node.model_memory import ModelMemory
 from millstream_server.node.pool import Pool, PoolLimits
 from millstream_server.node.worker import Batch, Spawn, Worker
@@ -91,10 +92,17 @@ def version(number: int) -> ModelVersion:
     return ModelVersion(number, "p", "1", "b", f"r{number}", 1, f"{KEY}/r{number}-1", SignedArtifact("{}", "s", "k"), 1, size_bytes=10)
 
 
-def pool_of(folder: Path, told: Told, prepare: Callable[[str, ModelVersion], Awaitable[Path]]) -> Pool:
-    """Two workers, which both answer."""
+def pool_of(
+    folder: Path,
+    told: Told,
+    prepare: Callable[[str, ModelVersion], Awaitable[Path]],
+    *,
+    spares: int = 0,
+    may_add_spare: Callable[[], bool] = lambda: True,
+) -> Pool:
+    """Two workers, which both answer, and spares beside them."""
     manifest = Manifest(1, "p", "1", "b", "3.11", ">=3.10", "0.2.0", wire.WIRE, ("p",), "", "", ())
-    limits = PoolLimits(2, 0, 10, 1 << 20, 60.0, 60.0, 0, 1 << 20, 600.0)
+    limits = PoolLimits(2, spares, 10, 1 << 20, 60.0, 60.0, 0, 1 << 20, 600.0)
     pools: list[Pool] = []
     pools.append(
         Pool(
@@ -107,9 +115,51 @@ def pool_of(folder: Path, told: Told, prepare: Callable[[str, ModelVersion], Awa
             lambda key, number: version(number),
             ModelMemory(1 << 40, lambda: pools),
             asyncio.get_running_loop(),
+            may_add_spare=may_add_spare,
         )
     )
     return pools[0]
+
+
+def test_the_first_spare_waits_until_nothing_is_deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And until the release is called; later ones take the place of one that died at once, whatever is deployed."""
+    monkeypatch.setattr(pool_module, "SPARE_AFTER_S", 0.05)
+    monkeypatch.setattr(pool_module, "CALLED_S", 0.3)
+    deploying = True
+
+    async def lives() -> None:
+        async def prepare(key: str, of: ModelVersion) -> Path:
+            return tmp_path
+
+        def tick() -> int:
+            pool.tick(0)
+            return len([worker for worker in pool.workers if not worker.kill_cause])
+
+        nonlocal deploying
+        for number in range(1, 6):
+            (tmp_path / f"ready-{number}").touch()
+        pool = pool_of(tmp_path, Told(), prepare, spares=1, may_add_spare=lambda: not deploying)
+        pool.keep_workers()
+        await until(lambda: sum(worker.ready for worker in pool.workers) == 2)
+        pool._first_work_s = pool.traffic_s = time.monotonic()
+        await asyncio.sleep(0.1)
+        amid_a_deployment = tick()
+        await asyncio.sleep(0.3)
+        deploying = False
+        called_no_more = tick()
+        pool.traffic_s = time.monotonic()
+        called_again = tick()
+        await until(lambda: sum(worker.ready for worker in pool.workers) == 3)
+        deploying = True
+        pool.workers[2].kill("the test")
+        await until(lambda: len(pool.workers) == 3 and all(not worker.kill_cause for worker in pool.workers))
+        pool.traffic_s = time.monotonic() - 1.0
+        later = tick()
+
+        assert (amid_a_deployment, called_no_more, called_again, later) == (2, 2, 3, 3)
+        await pool.close(5.0)
+
+    asyncio.run(lives())
 
 
 @pytest.mark.parametrize("where", ["in the worker", "before it"])

@@ -743,6 +743,7 @@ class Node(PoolEvents):
             self.confinement,
             tenant=tenant,
             may_wake=self.turns.may_wake if tenant else lambda: True,
+            may_add_spare=lambda: not self.releases.is_taking_up(),
         )
 
     def _has_partition(self, number: int) -> bool:

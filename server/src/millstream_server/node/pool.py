@@ -56,8 +56,8 @@ SPARE_AFTER_S, SPARE_AFTER_BACKLOG_S = 3.0, 10.0
 """When the spare is started after the first worker of a release was ready and had work: at the earliest, and at the latest where
 that found a backlog. On a small machine an import takes half of the cores from whoever works."""
 
-SPARE_S = 300.0
-"""How long after its last request a release keeps a spare worker."""
+SPARE_S, CALLED_S = 300.0, 5.0
+"""How long after its last request a release keeps a spare worker, and how long it is given its first one."""
 
 MOST_WARMED = 64
 """Models that a new spare is given ahead of any request, of those that others were asked for last: so many it loads in some seconds."""
@@ -149,6 +149,7 @@ class Pool:
         *,
         tenant: str = "",
         may_wake: Callable[[], bool] = lambda: True,
+        may_add_spare: Callable[[], bool] = lambda: True,
     ) -> None:
         self.release = release
         self.tenant = tenant
@@ -169,6 +170,8 @@ class Pool:
         """No workers are kept: nobody called this release for long. Its next request, or model to load, starts them again."""
         self.woken_s = time.monotonic()
         self._may_wake = may_wake
+        self._may_add_spare = may_add_spare
+        self._had_spare = False
         self._spawn = Spawn(
             python, release.manifest.package, release.version, release.build_id, folder, limits.max_result_bytes, confinement
         )
@@ -667,18 +670,27 @@ class Pool:
             self._start_workers()
 
     def _wanted(self) -> int:
-        """Workers that there should be: the spare only where there was traffic lately, and a while after the first one was up."""
+        """Workers that there should be."""
         now_s = time.monotonic()
-        up_s = now_s - max(self._first_ready_s, self._first_work_s)
-        settled = up_s >= SPARE_AFTER_S and (up_s >= SPARE_AFTER_BACKLOG_S or self.backlog.full_lane() is None)
-        wants_spare = self.has_ready_worker and settled and now_s - self.traffic_s < SPARE_S
-        spares = self.limits.spare_workers if wants_spare else 0
+        spares = self.limits.spare_workers if self._wants_spare(now_s) else 0
         stalled = sum(1 for w in self.workers if not w.kill_cause and _stalled(w, now_s))
         return self.limits.workers + spares + max(0, min(MOST_STAND_INS, stalled - spares))
+
+    def _wants_spare(self, now_s: float) -> bool:
+        """Only where there was traffic lately, and a while after the first worker was up; the first one not amid a deployment, whose
+        imports it would double, and not for a release that was called until another one took over."""
+        up_s = now_s - max(self._first_ready_s, self._first_work_s)
+        settled = up_s >= SPARE_AFTER_S and (up_s >= SPARE_AFTER_BACKLOG_S or self.backlog.full_lane() is None)
+        if not (settled and self.has_ready_worker):
+            return False
+        if self._had_spare:
+            return now_s - self.traffic_s < SPARE_S
+        return now_s - self.traffic_s < CALLED_S and self._may_add_spare()
 
     def _start_workers(self) -> None:
         if self._closing or self.broken or self.asleep:
             return
+        self._had_spare = self._had_spare or self._wants_spare(time.monotonic())
         alive = sum(1 for w in self.workers if not w.draining and not w.kill_cause)
         for _ in range(self._wanted() - alive):
             try:

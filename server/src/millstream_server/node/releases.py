@@ -34,6 +34,9 @@ COLLECT_S = 1.0
 LOOK_AT_DISK_S = 60.0
 """Between two looks for environments that nobody here knows of."""
 
+TAKING_UP_S, SETTLING_S = 60.0, 3.0
+"""How long a release that is being taken up counts as such where it comes to no end, and how long after its end."""
+
 
 class Environment(Protocol):
     """An installed environment."""
@@ -161,6 +164,14 @@ class Releases:
         self._collected_s = self._looked_s = 0.0
         self.builds: dict[str, Installed] = {}
         self.closing = False
+        self._taking_up_s = -SETTLING_S
+
+    def is_taking_up(self) -> bool:
+        """Whether a release is installed here or its first worker started, or was a moment ago; one that hangs counts for a minute."""
+        now_s = time.monotonic()
+        if any(one.status == "INSTALLING" and now_s - one.since_s < TAKING_UP_S for one in self.builds.values()):
+            self._taking_up_s = now_s
+        return now_s - self._taking_up_s < SETTLING_S
 
     def pool(self, build_id: str, tenant: str) -> Pool | None:
         """The pool that takes a tenant's requests for a build now; made asleep where each tenant has its own."""
