@@ -465,10 +465,14 @@ def test_a_model_that_cannot_be_loaded_is_given_up_and_the_version_before_it_ser
 def settled_workers(running: Running) -> set[int]:
     """The workers, once none has come or gone for two seconds: after a restart models that cannot be loaded end some."""
     seen, since = set[int](), time.monotonic()
-    while time.monotonic() - since < 2.0:
-        time.sleep(0.1)
+
+    def settled() -> bool:
+        nonlocal seen, since
         if (now := {one.pid for one in workers(running.up().pid)}) != seen:
             seen, since = now, time.monotonic()
+        return bool(seen) and time.monotonic() - since > 2.0
+
+    wait_for(settled, 60, "workers that stay")
     return seen
 
 
